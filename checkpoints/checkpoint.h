@@ -1,0 +1,137 @@
+/* Checkpoints: HDF5 state with a manifest. README.md has the format.
+ *
+ * A save is started at a step boundary and goes on while training does: this
+ * rank's blocks are copied to staging, a writer thread hashes, writes and fsyncs
+ * them, lks_checkpoint_progress lets the ranks agree and commits. No MPI and no
+ * HDF5 call happens off the main thread.
+ */
+#ifndef LKS_CHECKPOINTS_CHECKPOINT_H
+#define LKS_CHECKPOINTS_CHECKPOINT_H
+
+#include "collectives/comm.h"
+#include "runtime/base/layout.h"
+#include "runtime/base/status.h"
+#include "runtime/base/text.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* --- The state --------------------------------------------------------------- */
+
+/* One flat array with the model's layout: the parameters, or one optimizer state. */
+typedef struct lks_state_array {
+    const char *group;    /* "model" or "optimizer/<state>", e.g. "optimizer/m" */
+    float *data;          /* own blocks; see base_block */
+    bool parameters_only; /* no entry for buffers (optimizer states) */
+    uint64_t
+        base_offset; /* flat offset of data[0]: 0 for a whole array, the first own block's for a slice */
+} lks_state_array;
+
+/* What is saved with it, in the manifest and in the file's attributes. */
+typedef struct lks_checkpoint_info {
+    uint64_t step;
+    const char *run_id;
+    const char *config_yaml;
+    const json_t *config_json;     /* as lks_config_to_json gives */
+    const char *model_fingerprint; /* 64 hex digits */
+    const char *dataset_digest;    /* 64 hex digits */
+    const char *arithmetic;
+    uint64_t position; /* samples consumed: step * G */
+    uint64_t seed;
+    double validation_loss; /* NaN: none was taken at this step */
+} lks_checkpoint_info;
+
+/* --- Saving ------------------------------------------------------------------- */
+
+typedef struct lks_checkpoints lks_checkpoints;
+
+typedef struct lks_checkpoints_spec {
+    const char *run_directory;
+    const lks_layout *layout;
+    const lks_state_array *arrays; /* data pointers may be NULL here; shapes decide staging */
+    int array_count;
+    uint32_t first_block, end_block; /* own blocks */
+    int keep;                        /* newest k stay, >= 1 */
+    bool keep_best;                  /* and the one of the lowest validation loss */
+    lks_comm *comm;
+} lks_checkpoints_spec;
+
+/* (collective) Makes <run>/checkpoints, removes what a dead save left behind, starts the writer thread. */
+lks_status lks_checkpoints_open(lks_checkpoints **out,
+                                const lks_checkpoints_spec *spec) LKS_MUST_CHECK;
+void lks_checkpoints_close(
+    lks_checkpoints *checkpoints); /* (collective) waits for a save; NULL is fine */
+
+/* (collective) Copies own blocks of `arrays` (order and groups as in the spec) to staging and returns. A save that is
+ * still being written is waited for first; *stall_seconds is all that the caller waited, copy included. A failed
+ * copy of a save is not the training's failure: it is warned of, once, and given up. */
+lks_status lks_checkpoints_save(lks_checkpoints *checkpoints, const lks_state_array *arrays,
+                                const lks_checkpoint_info *info,
+                                double *stall_seconds) LKS_MUST_CHECK;
+/* (collective) Once a step: agreement and commit when all writers are done. */
+lks_status lks_checkpoints_progress(lks_checkpoints *checkpoints) LKS_MUST_CHECK;
+/* (collective) Until nothing is under way. *saved: the last save was committed. */
+lks_status lks_checkpoints_finish(lks_checkpoints *checkpoints, bool *saved) LKS_MUST_CHECK;
+
+typedef struct lks_checkpoints_stats {
+    uint64_t saved, failed;
+    uint64_t last_step;        /* of the last committed save */
+    double last_write_seconds; /* from save to commit */
+    uint64_t last_bytes;
+    uint64_t staging_bytes; /* of this rank */
+} lks_checkpoints_stats;
+lks_checkpoints_stats lks_checkpoints_get_stats(const lks_checkpoints *checkpoints);
+
+/* --- Reading ------------------------------------------------------------------ */
+
+typedef struct lks_checkpoint lks_checkpoint; /* an opened one */
+
+typedef enum lks_checkpoint_check {
+    LKS_CHECK_MANIFEST, /* manifest, sizes, the file's structure */
+    LKS_CHECK_ALL,      /* and every block's hash */
+} lks_checkpoint_check;
+
+/* Opens a checkpoint directory. LKS_ERR_CORRUPT names what does not hold; LKS_ERR_USAGE: not a
+ * checkpoint at all. Not collective. */
+lks_status lks_checkpoint_open(lks_checkpoint **out, const char *path,
+                               lks_checkpoint_check check) LKS_MUST_CHECK;
+void lks_checkpoint_close(lks_checkpoint *checkpoint); /* NULL is fine */
+const char *lks_checkpoint_path(const lks_checkpoint *checkpoint);
+uint64_t lks_checkpoint_step(const lks_checkpoint *checkpoint);
+const json_t *lks_checkpoint_manifest(const lks_checkpoint *checkpoint);
+const lks_layout *lks_checkpoint_layout(const lks_checkpoint *checkpoint); /* as recorded */
+/* Reads blocks [first, end) of a group into data (flat, data[0] at flat offset
+ * base_offset), verifying each block's hash. The layout must equal `layout` (fingerprint). */
+lks_status lks_checkpoint_read(lks_checkpoint *checkpoint, const lks_layout *layout,
+                               const lks_state_array *array, uint32_t first_block,
+                               uint32_t end_block) LKS_MUST_CHECK;
+
+/* PATH is a checkpoint, or a run directory: its newest that verifies. With `set_aside` a bad one is renamed to
+ * <name>.bad and warned of, else only passed over. *out NULL and LKS_OK: the run has no checkpoint at all. Checkpoints but
+ * none valid: LKS_ERR_CORRUPT. `best`: the lowest validation loss instead of the newest. */
+lks_status lks_checkpoint_find(lks_checkpoint **out, const char *path, lks_checkpoint_check check,
+                               bool set_aside, bool best) LKS_MUST_CHECK;
+
+/* SHA-256 over (name, dtype, shape, data) in byte order of names: model (parameters and buffers), then
+ * optimizer states. README.md has the exact bytes. */
+lks_status lks_checkpoint_digest(lks_checkpoint *checkpoint, char hex[65]) LKS_MUST_CHECK;
+
+/* Steps and paths, oldest first; `valid` by LKS_CHECK_MANIFEST. */
+typedef struct lks_checkpoint_entry {
+    char *path;
+    uint64_t step;
+    bool valid;
+    char *problem;
+    uint64_t bytes;
+    double validation_loss;
+} lks_checkpoint_entry;
+lks_status lks_checkpoint_list(const char *run_directory, lks_checkpoint_entry **out,
+                               size_t *count) LKS_MUST_CHECK;
+void lks_checkpoint_list_free(lks_checkpoint_entry *entries, size_t count);
+
+/* Compares two; one line per difference into `out`, and the JSON twin into *json (NULL: not wanted). *equal. */
+lks_status lks_checkpoint_diff(lks_checkpoint *a, lks_checkpoint *b, lks_text *out, json_t **json,
+                               bool *equal) LKS_MUST_CHECK;
+
+#endif

@@ -1,0 +1,72 @@
+/* The reducer: lanes' gradients in, one sum out, the same bits whoever holds the
+ * lanes; and the parameters' way back.
+ *
+ * It owns the flat arrays: parameters (one per node where ranks share memory),
+ * gradients (one per pending tree level of this rank). A step:
+ *
+ *     lks_reducer_begin
+ *     for each lane of this rank, in order:
+ *         g = lks_reducer_lane(lane)           where this lane's gradient goes
+ *         backward of each micro-batch into g; in the last backward of the last lane:
+ *             lks_reducer_final(tensor)        its blocks may leave
+ *             lks_reducer_progress             between ops
+ *         lks_reducer_lane_done
+ *     lks_reducer_sum (collective)             own blocks are summed
+ *     ... all ranks exchange norms (a collective): from here parameters may be written ...
+ *     optimizer on own blocks: lks_reducer_block
+ *     lks_reducer_gather (collective)          everybody has all parameters
+ */
+#ifndef LKS_COLLECTIVES_REDUCER_H
+#define LKS_COLLECTIVES_REDUCER_H
+
+#include "collectives/comm.h"
+#include "kernels/device.h"
+#include "runtime/base/layout.h"
+
+typedef struct lks_reducer lks_reducer;
+
+typedef struct lks_reducer_spec {
+    lks_comm *comm;
+    lks_device *device;
+    const lks_layout *layout;
+    int lanes;             /* L */
+    const char *link;      /* "auto", "shm", "mpi" */
+    uint64_t bucket_bytes; /* 0: 4 MiB */
+} lks_reducer_spec;
+
+/* Lanes [floor(rL/W), floor((r+1)L/W)) of rank r. */
+void lks_lanes_of(int lanes, int rank, int world_size, int *first, int *end);
+
+/* (collective) The arrays are zeroed. */
+lks_status lks_reducer_open(lks_reducer **out, const lks_reducer_spec *spec) LKS_MUST_CHECK;
+void lks_reducer_close(lks_reducer *reducer);             /* (collective) NULL is fine */
+const char *lks_reducer_link(const lks_reducer *reducer); /* "shm": which was chosen */
+
+/* Flat [layout->flat_elements]. Written by this rank only for own blocks between
+ * sum and gather, or for all blocks before lks_reducer_publish. */
+float *lks_reducer_parameters(lks_reducer *reducer);
+/* (collective) After every rank has filled all parameters with equal values, once, at start: */
+lks_status lks_reducer_publish(lks_reducer *reducer) LKS_MUST_CHECK;
+void lks_reducer_owned(const lks_reducer *reducer, uint32_t *first_block, uint32_t *end_block);
+
+lks_status lks_reducer_begin(lks_reducer *reducer) LKS_MUST_CHECK;
+float *lks_reducer_lane(lks_reducer *reducer, int lane);
+void lks_reducer_final(lks_reducer *reducer, uint32_t layout_tensor);
+lks_status lks_reducer_progress(lks_reducer *reducer) LKS_MUST_CHECK;
+lks_status lks_reducer_lane_done(lks_reducer *reducer, int lane) LKS_MUST_CHECK;
+lks_status lks_reducer_sum(lks_reducer *reducer) LKS_MUST_CHECK;
+/* Own block: its summed gradient, valid until begin; *square_sum in f64 (0 for buffers). */
+const float *lks_reducer_block(lks_reducer *reducer, uint32_t block, double *square_sum);
+lks_status lks_reducer_gather(lks_reducer *reducer) LKS_MUST_CHECK;
+
+typedef struct lks_reducer_stats {
+    uint64_t
+        bytes_early; /* of this step's gradient, handed over before lane_done of the last lane */
+    uint64_t bytes_total;   /* of this step's gradient, handed over */
+    double wait_seconds;    /* this step, waiting for peers */
+    uint64_t shared_bytes;  /* of the node: parameters and gradients in shared memory */
+    uint64_t private_bytes; /* of this rank */
+} lks_reducer_stats;
+lks_reducer_stats lks_reducer_get_stats(const lks_reducer *reducer);
+
+#endif

@@ -1,0 +1,36 @@
+/* What a sample of a dataset is: the fields that the loader delivers. */
+#ifndef LKS_DATASETS_SCHEMA_H
+#define LKS_DATASETS_SCHEMA_H
+
+#include "runtime/base/tensor.h"
+
+#include <stdbool.h>
+
+typedef enum lks_data_kind { LKS_DATA_TEXT, LKS_DATA_IMAGES, LKS_DATA_TABLE } lks_data_kind;
+
+/* Fields by kind, in this order:
+ *   text:    "tokens" i32 [context], "targets" i32 [context] (the token after; -1: none, masked)
+ *   images:  "image" u8 [height, width, channels], "target" i32 [] (-1: masked)
+ *   table:   "features" f32 [features] (standardised, one-hot), "target": classes > 0: i32 [] (-1:
+ *            masked); regression: f32 [1], standardised (NaN: masked) */
+typedef struct lks_field {
+    const char *name;
+    lks_dtype dtype;
+    lks_shape shape; /* of one sample, without the batch axis */
+    bool target;
+} lks_field;
+
+typedef struct lks_schema {
+    lks_data_kind kind;
+    const lks_field *fields;
+    int field_count;
+    int64_t vocabulary;              /* text: ids are below it */
+    int64_t context;                 /* text: tokens per sample, as asked for when opened */
+    int64_t height, width, channels; /* images */
+    int64_t features;                /* table */
+    int64_t classes;                 /* images and classification tables; 0: regression or text */
+    /* images: statistics over the training part, u8 scale, [channels] */
+    const float *channel_mean, *channel_deviation;
+} lks_schema;
+
+#endif

@@ -1,0 +1,46 @@
+/* Optimizers by name, and schedules of the learning rate. */
+#ifndef LKS_OPTIMIZERS_OPTIMIZER_H
+#define LKS_OPTIMIZERS_OPTIMIZER_H
+
+#include "kernels/device.h"
+#include "runtime/base/layout.h"
+#include "runtime/base/options.h"
+
+typedef struct lks_optimizer lks_optimizer;
+
+/* Unknown name: LKS_ERR_USAGE with the nearest. */
+lks_status lks_optimizer_open(lks_optimizer **out, const char *name) LKS_MUST_CHECK;
+void lks_optimizer_close(lks_optimizer *optimizer); /* NULL is fine */
+const char *lks_optimizer_name(const lks_optimizer *optimizer);
+const lks_option *lks_optimizer_options(const lks_optimizer *optimizer); /* section "optimizer" */
+void *lks_optimizer_option_values(lks_optimizer *optimizer);
+
+/* Names of the per-parameter states, e.g. {"m", "v"}; after binding. */
+int lks_optimizer_state_count(const lks_optimizer *optimizer);
+const char *lks_optimizer_state_name(const lks_optimizer *optimizer, int state);
+/* 0: no clipping. */
+double lks_optimizer_clip_norm(const lks_optimizer *optimizer);
+double lks_optimizer_learning_rate(const lks_optimizer *optimizer); /* the peak */
+
+/* The update of one block at step `step` (0-based), for a tensor of the layout. gradient_scale = clip factor / count
+ * of valid targets; buffer_scale = 1 / count of micro-batches in the global batch. */
+typedef struct lks_optimizer_step {
+    uint64_t step;
+    double lr;
+    double gradient_scale, buffer_scale;
+} lks_optimizer_step;
+lks_status lks_optimizer_update(const lks_optimizer *optimizer, lks_device *device,
+                                const lks_optimizer_step *step, const lks_layout_tensor *tensor,
+                                uint64_t elements, const float *gradient, float *parameter,
+                                float *const *states) LKS_MUST_CHECK;
+
+typedef struct lks_schedule lks_schedule;
+lks_status lks_schedule_open(lks_schedule **out,
+                             const char *name) LKS_MUST_CHECK; /* constant, linear, cosine */
+void lks_schedule_close(lks_schedule *schedule);
+const lks_option *lks_schedule_options(const lks_schedule *schedule); /* section "schedule" */
+void *lks_schedule_option_values(lks_schedule *schedule);
+/* Factor in [0, 1] of the peak at step `step` of `steps`. */
+double lks_schedule_factor(const lks_schedule *schedule, uint64_t step, uint64_t steps);
+
+#endif

@@ -1,0 +1,43 @@
+/* What a run tells: metrics.jsonl and progress for people. Rank 0 only. */
+#ifndef LKS_REPORT_REPORT_H
+#define LKS_REPORT_REPORT_H
+
+#include "runtime/base/status.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct lks_report lks_report;
+
+/* One logged step; DESIGN names the keys. Durations are of this step on rank 0. */
+typedef struct lks_step_metrics {
+    uint64_t step; /* 1-based: steps done */
+    double epoch;
+    double loss, lr, grad_norm;
+    double accuracy;  /* NaN: not applicable */
+    uint64_t samples; /* consumed so far */
+    uint64_t tokens;  /* of those; 0 where samples are not text */
+    int world_size;
+    double step_seconds, loader_wait_seconds, reduce_wait_seconds, checkpoint_stall_seconds;
+    double samples_per_second;
+} lks_step_metrics;
+
+typedef struct lks_validation_metrics {
+    uint64_t step;
+    double loss, accuracy /* NaN */;
+    uint64_t samples;
+    double seconds;
+} lks_validation_metrics;
+
+/* Appends to <run>/metrics.jsonl. Lines of steps beyond `resume_step` move to
+ * <run>/undone/metrics-<n>.jsonl first; a torn last line is cut off. `steps` is the goal. */
+lks_status lks_report_open(lks_report **out, const char *run_directory, uint64_t resume_step,
+                           uint64_t steps) LKS_MUST_CHECK;
+void lks_report_close(lks_report *report); /* NULL is fine */
+lks_status lks_report_step(lks_report *report, const lks_step_metrics *metrics,
+                           bool write_line) LKS_MUST_CHECK;
+lks_status lks_report_validation(lks_report *report,
+                                 const lks_validation_metrics *metrics) LKS_MUST_CHECK;
+/* Appends to <run>/<name>.jsonl with the same rule for resumed steps (the ledger). */
+
+#endif
