@@ -107,9 +107,9 @@ lks_status lks_checkpoint_read(lks_checkpoint *checkpoint, const lks_layout *lay
                                const lks_state_array *array, uint32_t first_block,
                                uint32_t end_block) LKS_MUST_CHECK;
 
-/* PATH is a checkpoint, or a run directory: its newest that verifies. With `set_aside` a bad one is renamed to
- * <name>.bad and warned of, else only passed over. *out NULL and LKS_OK: the run has no checkpoint at all. Checkpoints but
- * none valid: LKS_ERR_CORRUPT. `best`: the lowest validation loss instead of the newest. */
+/* `path` is a checkpoint, a run directory, or its checkpoints directory: the newest that verifies. With `set_aside` a bad one is renamed to
+ * <name>.bad and warned of, else only passed over. *out NULL and LKS_OK: there is no checkpoint at all, or no such directory. Checkpoints but
+ * none valid, or one of a newer version on the way: LKS_ERR_CORRUPT. `best`: the lowest validation loss instead of the newest. */
 lks_status lks_checkpoint_find(lks_checkpoint **out, const char *path, lks_checkpoint_check check,
                                bool set_aside, bool best) LKS_MUST_CHECK;
 
@@ -129,6 +129,27 @@ typedef struct lks_checkpoint_entry {
 lks_status lks_checkpoint_list(const char *run_directory, lks_checkpoint_entry **out,
                                size_t *count) LKS_MUST_CHECK;
 void lks_checkpoint_list_free(lks_checkpoint_entry *entries, size_t count);
+
+/* What `verify` found, for programs. */
+typedef enum lks_checkpoint_code {
+    LKS_CHECKPOINT_OK,
+    LKS_CHECKPOINT_TRUNCATED,         /* the state file is shorter than recorded */
+    LKS_CHECKPOINT_ZERO_FILLED,       /* a block is a hole or all zeros, and should not be */
+    LKS_CHECKPOINT_BIT_FLIP,          /* bytes are not those that were written */
+    LKS_CHECKPOINT_NO_MANIFEST,       /* the save was never committed */
+    LKS_CHECKPOINT_MANIFEST_MISMATCH, /* manifest and file disagree */
+    LKS_CHECKPOINT_MISSING_TENSOR,
+    LKS_CHECKPOINT_EXTRA_TENSOR,
+    LKS_CHECKPOINT_NOT_FINITE, /* whole and verified, but it holds NaN or infinity */
+    LKS_CHECKPOINT_NEWER_VERSION,
+    LKS_CHECKPOINT_UNREADABLE, /* not JSON, not HDF5, or an I/O error */
+} lks_checkpoint_code;
+const char *lks_checkpoint_code_name(lks_checkpoint_code code); /* "bit_flip" */
+
+/* Checks everything, numbers included, of the checkpoint directory `path`: *out is {"path", "valid",
+ * "code", "message"}. LKS_OK whatever was found; LKS_ERR_USAGE: not a checkpoint at all. With code
+ * not_finite `valid` is true: the file is as it was written. */
+lks_status lks_checkpoint_check_report(const char *path, json_t **out) LKS_MUST_CHECK;
 
 /* Compares two; one line per difference into `out`, and the JSON twin into *json (NULL: not wanted). *equal. */
 lks_status lks_checkpoint_diff(lks_checkpoint *a, lks_checkpoint *b, lks_text *out, json_t **json,

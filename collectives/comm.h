@@ -19,7 +19,7 @@ typedef struct lks_comm_request lks_comm_request;
  * self otherwise. SLURM says more tasks than there are ranks: LKS_ERR_USAGE
  * with the fix. */
 lks_status lks_comm_open(lks_comm **out, const char *name) LKS_MUST_CHECK;
-/* (collective) Waits for all, then ends MPI. NULL is fine. */
+/* (collective) Waits for all, then ends MPI. Every request is finished by then. NULL is fine. */
 void lks_comm_close(lks_comm *comm);
 /* Ends all ranks at once with this exit status, without their help. Does not return. */
 void lks_comm_abort(lks_comm *comm, lks_status status) __attribute__((noreturn));
@@ -39,7 +39,8 @@ const char *lks_comm_about(const lks_comm *comm);
 /* (collective) */
 lks_status lks_comm_barrier(lks_comm *comm) LKS_MUST_CHECK;
 lks_status lks_comm_broadcast(lks_comm *comm, int root, void *data, size_t bytes) LKS_MUST_CHECK;
-/* (collective) Rank r contributes counts[r] bytes; `all` gets them in rank order. */
+/* (collective) Rank r contributes counts[r] bytes; `all` gets them in rank order. `mine` may be
+ * this rank's place in `all`. */
 lks_status lks_comm_all_gather(lks_comm *comm, const void *mine, void *all,
                                const size_t *counts) LKS_MUST_CHECK;
 
@@ -51,13 +52,21 @@ lks_status lks_comm_agree(lks_comm *comm, lks_status mine) LKS_MUST_CHECK;
 lks_status lks_comm_on_root(lks_comm *comm, lks_status (*work)(void *user),
                             void *user) LKS_MUST_CHECK;
 
-/* Point to point, non-blocking, any size (split as MPI needs). Tag 0..32767. Memory must stay until done. */
+/* Point to point with another rank, non-blocking, any size (split as MPI needs). Both ends start the
+ * messages of one tag in the same order. Memory must stay until done. Tags below LKS_TAG_FREE are
+ * taken by collectives/. */
+enum { LKS_TAG_FREE = 24576, LKS_TAG_END = 32768 };
 lks_status lks_comm_send(lks_comm *comm, int to, int tag, const void *data, size_t bytes,
                          lks_comm_request **out) LKS_MUST_CHECK;
 lks_status lks_comm_receive(lks_comm *comm, int from, int tag, void *data, size_t bytes,
                             lks_comm_request **out) LKS_MUST_CHECK;
 /* (collective) Non-blocking maximum of one number: agreement that rides along with training. */
 lks_status lks_comm_max_start(lks_comm *comm, int64_t mine, lks_comm_request **out) LKS_MUST_CHECK;
+/* So that starting up to `messages` more at once, of up to `bytes` each, allocates nothing. */
+lks_status lks_comm_reserve(lks_comm *comm, size_t messages, size_t bytes) LKS_MUST_CHECK;
+/* Gives a message up that will never be waited for, after a failure. False: it could not be, and
+ * its memory must stay as it is until the process ends. */
+bool lks_comm_cancel(lks_comm *comm, lks_comm_request **request);
 /* *done false: not yet. When true the request is gone and *value (NULL: not wanted) is a max's result. */
 lks_status lks_comm_test(lks_comm *comm, lks_comm_request **request, bool *done,
                          int64_t *value) LKS_MUST_CHECK;

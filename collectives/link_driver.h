@@ -1,43 +1,54 @@
 /* Links: how gradients and parameters travel between ranks, beneath the reducer.
  *
- * A rank's lanes leave it as a few partials, each a node of the lane tree. The
- * reducer says which buckets are final; the link brings the partials of every own
- * block together and sums them in tree order (lks_device_sum_partials).
+ * A rank's lanes leave it as a few partials, each a node of the lane tree; partial i
+ * lies in the rank's gradient array i (lane_tree.h says which partials each rank has).
+ * The reducer says which buckets are final; the link brings the partials of every own
+ * block together and sums them in tree order (shard.h).
  */
 #ifndef LKS_COLLECTIVES_LINK_DRIVER_H
 #define LKS_COLLECTIVES_LINK_DRIVER_H
 
 #include "collectives/reducer.h"
 
+/* Bucket i is blocks [first_block[i], first_block[i + 1]): the same on every rank. */
+typedef struct lks_buckets {
+    uint32_t count;
+    uint32_t *first_block; /* [count + 1] */
+} lks_buckets;
+
 /* What a link is opened with; all of it outlives the link. */
 typedef struct lks_link_spec {
     lks_comm *comm;
     lks_device *device;
     const lks_layout *layout;
-    int lanes;
-    uint32_t bucket_blocks_bytes;
-    int levels; /* gradient buffers that this rank needs */
+    int lanes;                  /* at least as many as there are ranks */
+    const lks_buckets *buckets; /* count times partials of any rank fits below LKS_TAG_PARAMETERS */
 } lks_link_spec;
 
+/* Any call but usable may be made only between a successful open and close. Within a step:
+ * begin, offer of every bucket once in any order, progress at will, sum, gather. */
 typedef struct lks_link_driver {
     const char *name;
     const char *about;
-    /* Whether it can serve this communicator; else why not, in lks_status_message. */
-    lks_status (*usable)(const lks_comm *comm);
+    /* Whether it can serve; else LKS_ERR_USAGE and why not. The same on every rank. */
+    lks_status (*usable)(const lks_link_spec *spec);
     lks_status (*open)(void **instance, const lks_link_spec *spec); /* (collective) */
     void (*close)(void *instance);                                  /* (collective) */
+    /* Zeroed flat arrays, of the device. */
     float *(*parameters)(void *instance);
-    float *(*gradient)(void *instance, int level); /* flat array of that pending level */
+    float *(*gradient)(void *instance, int level); /* level < lks_lane_levels of this rank */
     lks_status (*publish)(void *instance);         /* (collective) */
     lks_status (*begin)(void *instance);
-    /* Blocks [first, end) of this rank's partials are final; partials[i].data are
-     * flat arrays. May be called from gradient_final: only records or starts. */
-    lks_status (*offer)(void *instance, uint32_t first_block, uint32_t end_block,
-                        const lks_partial *partials, int partial_count);
-    lks_status (*progress)(void *instance);
-    lks_status (*sum)(void *instance, double *wait_seconds); /* all own blocks summed */
+    /* The bucket's blocks are final in all of this rank's partials. Records or starts. */
+    lks_status (*offer)(void *instance, uint32_t bucket);
+    lks_status (*progress)(void *instance); /* a little work, no waiting */
+    /* All buckets are offered: waits until own blocks are summed and own gradient arrays are not
+     * needed by messages any more; adds to *wait_seconds. */
+    lks_status (*sum)(void *instance, double *wait_seconds);
     const float *(*block)(void *instance, uint32_t block, double *square_sum);
-    lks_status (*gather)(void *instance, double *wait_seconds); /* (collective) */
+    /* (collective) Adds to *wait_seconds. */
+    lks_status (*gather)(void *instance, double *wait_seconds);
+    /* Adds: shared_bytes of the node, private_bytes of this rank. */
     void (*memory)(void *instance, uint64_t *shared_bytes, uint64_t *private_bytes);
 } lks_link_driver;
 

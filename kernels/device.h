@@ -20,12 +20,13 @@
 typedef struct lks_device lks_device;
 typedef struct lks_kernel lks_kernel;
 
-/* `name`: "cpu" (or a device this build has; "auto" is the best there is).
- * An unknown one is LKS_ERR_USAGE naming those there are. */
+/* `name`: "cpu" (or a device this build has; "auto" is the best there is), or
+ * "cpu:x86-64-v3" for one of the device's variants (README.md). An unknown one
+ * is LKS_ERR_USAGE naming those there are. */
 lks_status lks_device_open(lks_device **out, const char *name, int local_rank) LKS_MUST_CHECK;
 void lks_device_close(lks_device *device); /* NULL is fine */
 const char *lks_device_name(const lks_device *device);
-/* What the bits depend on: "cpu avx512 AMD EPYC onednn-2.6.3". Same text, same bits. */
+/* What the bits depend on: "cpu x86-64-v4 AMD EPYC onednn-2.6.3". Same text, same bits. */
 const char *lks_device_arithmetic(const lks_device *device);
 
 /* Memory of the device, 64-byte aligned, zeroed. */

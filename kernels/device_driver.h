@@ -4,7 +4,11 @@
 
 #include "kernels/device.h"
 
-/* One kernel of one device; each stands as a const at the end of its file. */
+enum { LKS_KERNEL_TENSORS_MAX = 8 }; /* inputs, and outputs, of one kernel */
+
+/* One kernel of one device; each stands as a const at the end of its file.
+ * The spec and the run that a driver sees have all LKS_KERNEL_TENSORS_MAX inputs and outputs
+ * (absent ones LKS_NONE and NULL), and `accumulate` is never NULL. */
 typedef struct lks_kernel_driver {
     const char *name; /* as in ops.h */
     /* Checks the spec, stores what `run` needs in *state and the bytes of
@@ -19,7 +23,8 @@ typedef struct lks_kernel_driver {
 typedef struct lks_device_driver {
     const char *name;
     const char *about; /* one line */
-    lks_status (*open)(void **instance, int local_rank);
+    /* `variant`: what stood after a colon in the device's name; NULL: choose. */
+    lks_status (*open)(void **instance, const char *variant, int local_rank);
     void (*close)(void *instance);
     const char *(*arithmetic)(void *instance);
     lks_status (*allocate)(void *instance, size_t bytes, void **out);
@@ -31,8 +36,8 @@ typedef struct lks_device_driver {
     lks_status (*add)(void *instance, uint64_t elements, const float *from, float *into);
     lks_status (*update)(void *instance, const lks_update *update, uint64_t elements,
                          const float *gradient, float *parameter, float *state0, float *state1);
-    const lks_kernel_driver *const
-        *kernels; /* NULL-terminated; from the registry that Meson writes */
+    /* NULL-terminated; from the registry that Meson writes. */
+    const lks_kernel_driver *const *(*kernels)(void *instance);
 } lks_device_driver;
 
 /* The instance behind a handle, for the device's own kernels. */

@@ -23,15 +23,18 @@ void lks_config_destroy(lks_config *config); /* NULL is fine */
 lks_status lks_config_read_file(lks_config *config, const char *path) LKS_MUST_CHECK;
 lks_status lks_config_read_text(lks_config *config, const char *text, size_t bytes,
                                 const char *name) LKS_MUST_CHECK;
-/* Every LOCKSTEP_<SECTION>_<KEY> whose section is known to some bound table is
- * looked up while binding; `environment` is environ. */
-void lks_config_use_environment(lks_config *config, char **environment);
+/* Takes every LOCKSTEP_<SECTION>_<KEY> of `environment` (environ); the section ends at the
+ * first underscore. One that is not of this form is LKS_ERR_USAGE, one whose key nobody
+ * claims fails lks_config_check_unknown. */
+lks_status lks_config_use_environment(lks_config *config, char **environment) LKS_MUST_CHECK;
 lks_status lks_config_set(lks_config *config, const char *assignment /* key=value */,
                           const char *origin) LKS_MUST_CHECK;
 
 /* The text of a key as set so far (file, environment, --set), NULL if unset. For
  * choosing a driver ("model.name") before its table is bound; claims the key. */
 const char *lks_config_get(lks_config *config, const char *key);
+/* The same with a default, which is recorded: for a driver's name that has one. */
+const char *lks_config_get_default(lks_config *config, const char *key, const char *fallback);
 
 /* Fills `target` from `section`'s keys and the table's defaults; claims the
  * keys. The config owns texts and lists. The table must outlive the config. */
@@ -45,7 +48,9 @@ lks_status lks_config_check_unknown(lks_config *config) LKS_MUST_CHECK;
 /* The effective values of all bound tables as YAML; each line ends in a comment
  * with its origin when `origins`. */
 void lks_config_print_yaml(const lks_config *config, bool origins, lks_text *out);
-/* {"train.steps": {"value": "...", "origin": "...", "change": "fixed"}, ...} */
+/* {"train.steps": {"value": "...", "origin": "...", "change": "fixed", "default": "..."}, ...};
+ * keys that lks_config_get claimed are fixed for model.* and optimizer.name, else
+ * scheduled. NULL without memory. */
 json_t *lks_config_to_json(const lks_config *config);
 
 /* Compares the effective values with those that `recorded` (a to_json of

@@ -55,7 +55,8 @@ lks_status lks_layout_create(lks_layout **out) LKS_MUST_CHECK;
 void lks_layout_destroy(lks_layout *layout); /* NULL is fine */
 /* Appends a tensor with at least one element; a name that is taken is LKS_ERR_USAGE. */
 lks_status lks_layout_add(lks_layout *layout, const char *name, lks_shape shape,
-                          lks_tensor_role role, bool decay, uint32_t *index) LKS_MUST_CHECK;
+                          lks_tensor_role role, bool decay,
+                          uint32_t *index /* NULL: not wanted */) LKS_MUST_CHECK;
 
 /* Blocks [*first, *end) that rank `rank` of `world_size` owns: consecutive,
  * covering all, balanced by elements; a pure function of its arguments. */

@@ -26,8 +26,8 @@ void lks_log_verbose(const char *format, ...) LKS_PRINTF(1, 2); /* this rank, wi
 /* Prints lks_status_message() as an error line; nothing when it is "". */
 void lks_log_failure(lks_status status);
 
-/* Called before a line is written to a terminal, so that a progress bar can
- * wipe itself. NULL removes it. */
+/* Called before each line is written, so that a progress bar can wipe itself;
+ * it must not log. NULL removes it. */
 void lks_log_set_before_line(void (*wipe)(void *user), void *user);
 
 #endif

@@ -34,10 +34,13 @@ typedef enum lks_option_change {
 typedef struct lks_option {
     const char *name; /* without the section: "width" */
     lks_option_type type;
-    size_t offset;           /* of the member in the driver's struct */
-    const char *fallback;    /* the default, as it would be written in the file */
-    double minimum, maximum; /* inclusive, for integers and numbers (each value of a list) */
-    const char *choices;     /* "f32|bf16" */
+    size_t offset; /* of the member in the driver's struct */
+    /* The default, as it would be written in the file. NULL: none; then an empty
+     * text or list, and for the other types the key must be set. */
+    const char *fallback;
+    /* Inclusive, for integers, numbers and each value of a list; both 0: any. */
+    double minimum, maximum;
+    const char *choices; /* "f32|bf16" */
     lks_option_change change;
     const char *about; /* one line */
 } lks_option;
@@ -54,5 +57,12 @@ typedef struct lks_option {
 struct lks_arena;
 lks_status lks_option_set(const lks_option *option, void *target, const char *key, const char *text,
                           const char *origin, struct lks_arena *arena) LKS_MUST_CHECK;
+
+/* Appends the member as canonical text: equal values give equal texts, and
+ * lks_option_set reads the text back to the same value. */
+struct lks_text;
+void lks_option_print(const lks_option *option, const void *target, struct lks_text *out);
+
+const char *lks_option_change_name(lks_option_change change); /* "fixed" */
 
 #endif

@@ -23,7 +23,7 @@ typedef enum lks_status {
 } lks_status;
 
 #define LKS_MUST_CHECK __attribute__((warn_unused_result))
-#define LKS_PRINTF(format, first) __attribute__((format(printf, format, first)))
+#define LKS_PRINTF(at, first) __attribute__((format(printf, at, first)))
 
 /* Records the message and returns `status`. A message is one line without a
  * final stop or newline: what was found, what was wanted, what to do. */

@@ -16,6 +16,7 @@ typedef struct lks_text {
 
 /* Starts as {0}. */
 void lks_text_append(lks_text *text, const char *format, ...) LKS_PRINTF(2, 3);
+void lks_text_append_format(lks_text *text, const char *format, va_list arguments) LKS_PRINTF(2, 0);
 void lks_text_append_bytes(lks_text *text, const void *bytes, size_t count);
 void lks_text_clear(lks_text *text);
 void lks_text_release(lks_text *text);

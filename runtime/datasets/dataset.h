@@ -24,6 +24,8 @@ void lks_dataset_close(lks_dataset *dataset); /* NULL is fine */
 
 const lks_schema *lks_dataset_schema(const lks_dataset *dataset);
 uint64_t lks_dataset_samples(const lks_dataset *dataset); /* N */
+/* Bytes of a sample as it lies on disk, for lks_order_create. */
+uint64_t lks_dataset_sample_bytes(const lks_dataset *dataset);
 /* SHA-256 of the canonical manifest: the dataset's identity (64 hex digits). Independent of context and of
  * where it lies. */
 const char *lks_dataset_digest(const lks_dataset *dataset);

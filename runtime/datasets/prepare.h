@@ -1,5 +1,7 @@
-/* Turning files into datasets: text, images, table. Collective: every rank of
- * `comm` calls with equal arguments; the bytes that come out do not depend on how many there are.
+/* Turning files into datasets: text, images, table.
+ *
+ * README.md has the formats. The settings of every format (--output, --split, --shuffle) stand
+ * in lks_prepare_spec, those of one format in its own table (format_driver.h).
  */
 #ifndef LKS_DATASETS_PREPARE_H
 #define LKS_DATASETS_PREPARE_H
@@ -10,31 +12,30 @@
 
 #include <stdint.h>
 
-/* The settings of every format (--shard-size, --split, --shuffle) stand in one table, those of a
- * format in its own driver (format_driver.h). */
 typedef struct lks_prepare_spec {
-    const char *format; /* "text", "images", "table" */
-    const char *output; /* directory to make; must not exist, or hold only a dataset when `force` */
+    const char *format;        /* "text", "images", "table" */
+    const char *output;        /* directory to make; must not exist, or hold only a dataset (or
+                           a train and validation pair) when `force` */
     const char *const *inputs; /* files; directories stand for their files, sorted */
     int input_count;
-    double
-        validation_fraction; /* 0: no split; else output/train and output/validation, the latter the
-                                   last part of the input */
-    bool shuffle;            /* records are shuffled before the cut */
+    double validation_fraction; /* 0: no split; else output/train and output/validation, the
+                                   latter the last floor(fraction N) of N records */
+    bool shuffle;               /* records are shuffled before the cut; refused for text */
     uint64_t shuffle_seed;
     bool force;
-    int64_t shard_bytes;  /* 0: 64 MiB */
-    void *format_options; /* the driver's struct, filled through its table */
+    int64_t shard_bytes;        /* 0: 64 MiB */
+    const void *format_options; /* the driver's struct, filled through its table */
 } lks_prepare_spec;
 
-/* Nothing is left behind on failure. */
+/* Collective: every rank calls with equal arguments and gets the same status. The bytes
+ * that come out do not depend on how many ranks there are. Nothing is left behind on failure.
+ * LKS_ERR_USAGE: a missing input, an output that exists, an option that does not fit;
+ * LKS_ERR_CORRUPT: bad input, with file and place; LKS_ERR_IO: the output cannot be written. */
 lks_status lks_prepare(const lks_prepare_spec *spec, const lks_parallel *parallel) LKS_MUST_CHECK;
 
 const lks_option *lks_prepare_options(const char *format); /* NULL: no such format */
 size_t lks_prepare_options_bytes(const char *format);
+const char *lks_prepare_about(const char *format);
 const char *const *lks_prepare_formats(void); /* NULL-terminated */
-
-/* Converts one raw record as training did, for predict: a CSV row by the column
- * rules in a manifest. Defined in table.h. */
 
 #endif

@@ -20,6 +20,8 @@ typedef struct lks_field {
     bool target;
 } lks_field;
 
+enum { LKS_SCHEMA_FIELDS = 2 }; /* of every kind: what goes in, and the target */
+
 typedef struct lks_schema {
     lks_data_kind kind;
     const lks_field *fields;
@@ -29,8 +31,17 @@ typedef struct lks_schema {
     int64_t height, width, channels; /* images */
     int64_t features;                /* table */
     int64_t classes;                 /* images and classification tables; 0: regression or text */
-    /* images: statistics over the training part, u8 scale, [channels] */
+    /* images: statistics over the training part, u8 scale, [channels]; NULL for other kinds */
     const float *channel_mean, *channel_deviation;
 } lks_schema;
+
+const char *lks_data_kind_name(lks_data_kind kind); /* "text", "images", "table" */
+bool lks_data_kind_parse(const char *name, lks_data_kind *out);
+
+/* Sets the schema's fields from its kind and sizes; `fields` must live as long as the schema. */
+void lks_schema_set_fields(lks_schema *schema, lks_field fields[LKS_SCHEMA_FIELDS]);
+
+/* Bytes of one value of a field, over its whole shape. */
+size_t lks_field_bytes(const lks_field *field);
 
 #endif

@@ -56,6 +56,9 @@ lks_status lks_executor_output(const lks_executor *executor, const char *name, c
 /* Fills `values` (host, flat) with the initial parameters and buffers: a pure function of (seed, layout). */
 lks_status lks_graph_initialize(const lks_graph *graph, uint64_t seed,
                                 float *values) LKS_MUST_CHECK;
+/* The same for blocks [first, end) of the layout alone; the rest of `values` is not touched. */
+lks_status lks_graph_initialize_blocks(const lks_graph *graph, uint64_t seed, uint32_t first_block,
+                                       uint32_t end_block, float *values) LKS_MUST_CHECK;
 
 /* Time per kernel since open, when profiling was turned on; one JSON-free table for people, sorted. */
 void lks_executor_profile(lks_executor *executor, bool on);

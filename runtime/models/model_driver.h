@@ -8,7 +8,8 @@
 
 enum { LKS_MODEL_DRIVER_VERSION = 1 };
 
-typedef struct lks_model_driver {
+typedef struct lks_model_driver lks_model_driver;
+struct lks_model_driver {
     int version; /* LKS_MODEL_DRIVER_VERSION */
     const char *name;
     const char *about; /* one line */
@@ -18,7 +19,7 @@ typedef struct lks_model_driver {
     int64_t (*context)(const void *options);
     /* Complains with lks_graph_refuse when the schema does not fit. */
     void (*build)(lks_graph *graph, const void *options, const lks_schema *schema);
-} lks_model_driver;
+};
 
 /* NULL-terminated; written by Meson. */
 extern const lks_model_driver *const lks_model_drivers[];

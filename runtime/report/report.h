@@ -29,15 +29,26 @@ typedef struct lks_validation_metrics {
     double seconds;
 } lks_validation_metrics;
 
-/* Appends to <run>/metrics.jsonl. Lines of steps beyond `resume_step` move to
- * <run>/undone/metrics-<n>.jsonl first; a torn last line is cut off. `steps` is the goal. */
+/* Opens the lines of a start that goes on after step `resume_step` (0: from the
+ * beginning) towards step `steps`. In every <run>/<name>.jsonl the lines of steps beyond
+ * resume_step move to <run>/undone/<name>-<n>.jsonl, and a torn last line is cut off. */
 lks_status lks_report_open(lks_report **out, const char *run_directory, uint64_t resume_step,
                            uint64_t steps) LKS_MUST_CHECK;
-void lks_report_close(lks_report *report); /* NULL is fine */
+/* Takes the progress bar away; the last step is told if it was not. NULL is fine. */
+void lks_report_close(lks_report *report);
+
+/* To be called at every step, for the progress; appends to <run>/metrics.jsonl when
+ * `write_line`. Keys are the members' names; accuracy is left out where it is NaN,
+ * other numbers that are not finite are null. */
 lks_status lks_report_step(lks_report *report, const lks_step_metrics *metrics,
                            bool write_line) LKS_MUST_CHECK;
+/* Appends {"step", "validation_loss", "validation_accuracy", "validation_samples",
+ * "validation_seconds"} to metrics.jsonl, and logs it. */
 lks_status lks_report_validation(lks_report *report,
                                  const lks_validation_metrics *metrics) LKS_MUST_CHECK;
-/* Appends to <run>/<name>.jsonl with the same rule for resumed steps (the ledger). */
+
+/* Appends `json`, one object on one line with a member "step", to <run>/<name>.jsonl
+ * under the same rule for resumed steps. */
+lks_status lks_report_line(lks_report *report, const char *name, const char *json) LKS_MUST_CHECK;
 
 #endif

@@ -1,0 +1,97 @@
+/* One save under way: the instance behind lks_checkpoints.
+ *
+ *     root                                     every other rank
+ *     creates the file, sends the plan    ->   receives it
+ *     worker writes own blocks                 worker writes own blocks
+ *     receives the reports                <-   sends its report: status and hashes
+ *     worker commits or discards
+ *     sends the result                    ->   receives it
+ *
+ * All messages are point to point and polled, so ranks may be at different steps in the middle of it.
+ * The staging, the file's path and the map are the worker's while it has a task.
+ */
+#ifndef LKS_CHECKPOINTS_SAVE_H
+#define LKS_CHECKPOINTS_SAVE_H
+
+#include "checkpoints/checkpoint.h"
+#include "checkpoints/state_map.h"
+#include "checkpoints/worker.h"
+
+typedef enum lks_save_verdict {
+    LKS_SAVE_WRITE,
+    LKS_SAVE_SKIP, /* that step's checkpoint is there already and holds */
+    LKS_SAVE_FAIL, /* the file could not be created */
+} lks_save_verdict;
+
+typedef struct lks_save_plan {
+    uint64_t verdict, step, nonce, file_bytes;
+    uint64_t offsets[]; /* [groups][tensors] */
+} lks_save_plan;
+
+typedef struct lks_save_report {
+    int64_t status; /* lks_status */
+    char message[LKS_WORKER_MESSAGE];
+    uint64_t hashes[]; /* [groups][own blocks] */
+} lks_save_report;
+
+typedef enum lks_save_phase {
+    LKS_SAVE_IDLE,
+    LKS_SAVE_PLANNING,  /* others: for the plan */
+    LKS_SAVE_WRITING,   /* for the own worker */
+    LKS_SAVE_REPORTING, /* root: for the reports; others: until theirs is sent */
+    LKS_SAVE_ENDING,    /* root: for the worker that commits or discards; others: for the result */
+    LKS_SAVE_TELLING,   /* root: until all sends are done */
+} lks_save_phase;
+
+/* Messages of one kind: one per other rank at the root, one elsewhere. */
+typedef struct lks_save_messages {
+    lks_comm_request **requests; /* NULL where done */
+    int count;
+} lks_save_messages;
+
+struct lks_checkpoints {
+    lks_comm *comm;
+    bool root;
+    bool broken; /* messages failed: nothing more is sent */
+    char *directory;
+    int keep;
+    bool keep_best;
+    const lks_layout *layout;
+    uint32_t *first_blocks; /* [size + 1] of all ranks; own: first_block, end_block */
+    uint32_t first_block, end_block;
+
+    char *staging; /* [groups][span_bytes] */
+    uint64_t span_bytes;
+    lks_state_map map;
+    lks_worker *worker;
+
+    lks_save_phase phase;
+    uint64_t step; /* of the save under way */
+    lks_save_plan *plan;
+    size_t plan_bytes;
+    lks_save_report **reports; /* root: [size]; others: only its own */
+    int64_t result;            /* lks_status of the save */
+    char failure[LKS_WORKER_MESSAGE + 256];
+    lks_save_messages plans, report_messages, results;
+
+    char partial[64];    /* name of the directory being written */
+    char *partial_path;  /* and its path */
+    json_t *manifest;    /* root */
+    lks_text afterwards; /* root: what went wrong after the commit */
+    uint64_t start_ns;
+    bool saved; /* the last save ended well */
+    lks_checkpoints_stats stats;
+};
+
+/* Tasks of the worker; user: lks_checkpoints. */
+lks_status lks_save_write(void *user) LKS_MUST_CHECK; /* own blocks, hashes into the own report */
+lks_status
+lks_save_commit(void *user) LKS_MUST_CHECK; /* root: read back, manifest, rename, retention */
+lks_status lks_save_discard(void *user) LKS_MUST_CHECK; /* root */
+
+static inline lks_save_report *lks_save_own_report(const lks_checkpoints *c)
+{
+    return c->reports[lks_comm_rank(c->comm)];
+}
+
+#endif

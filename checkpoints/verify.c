@@ -1,0 +1,60 @@
+#include "checkpoints/opened.h"
+
+#include "runtime/base/json.h"
+
+#include <math.h>
+
+const char *lks_checkpoint_code_name(lks_checkpoint_code code)
+{
+    static const char *const names[] = {
+        [LKS_CHECKPOINT_OK] = "ok",
+        [LKS_CHECKPOINT_TRUNCATED] = "truncated",
+        [LKS_CHECKPOINT_ZERO_FILLED] = "zero_filled",
+        [LKS_CHECKPOINT_BIT_FLIP] = "bit_flip",
+        [LKS_CHECKPOINT_NO_MANIFEST] = "no_manifest",
+        [LKS_CHECKPOINT_MANIFEST_MISMATCH] = "manifest_mismatch",
+        [LKS_CHECKPOINT_MISSING_TENSOR] = "missing_tensor",
+        [LKS_CHECKPOINT_EXTRA_TENSOR] = "extra_tensor",
+        [LKS_CHECKPOINT_NOT_FINITE] = "not_finite",
+        [LKS_CHECKPOINT_NEWER_VERSION] = "newer_version",
+        [LKS_CHECKPOINT_UNREADABLE] = "unreadable",
+    };
+    return names[code];
+}
+
+static lks_status check_finite(lks_checkpoint *checkpoint, int group, uint32_t block, void *user)
+{
+    lks_checkpoint_code *code = user;
+    const lks_state_map *map = &checkpoint->manifest.map;
+    const lks_layout_block *b = &map->layout->blocks[block];
+    const lks_layout_tensor *tensor = &map->layout->tensors[b->tensor];
+    for (uint32_t i = 0; i < b->elements; ++i) {
+        if (isfinite(checkpoint->block[i]))
+            continue;
+        *code = LKS_CHECKPOINT_NOT_FINITE;
+        return LKS_FAIL(LKS_ERR_NOT_FINITE, "%s: %s/%s block %u of %u holds %f at element %llu",
+                        checkpoint->state_path, map->groups[group].name, tensor->name,
+                        block - tensor->first_block, tensor->block_count,
+                        (double)checkpoint->block[i],
+                        (unsigned long long)(b->offset - tensor->offset + i));
+    }
+    return LKS_OK;
+}
+
+lks_status lks_checkpoint_check_report(const char *path, json_t **out)
+{
+    lks_checkpoint *checkpoint;
+    lks_checkpoint_code code;
+    lks_status status = lks_checkpoint_open_coded(&checkpoint, path, LKS_CHECK_ALL, &code);
+    if (status == LKS_ERR_USAGE || status == LKS_ERR_INTERNAL)
+        return status;
+    if (status == LKS_OK) {
+        status = lks_checkpoint_each_block(checkpoint, &code, check_finite, &code);
+        lks_checkpoint_close(checkpoint);
+    }
+    *out = json_pack("{s:s, s:b, s:s, s:s}", "path", path, "valid",
+                     status == LKS_OK || code == LKS_CHECKPOINT_NOT_FINITE, "code",
+                     lks_checkpoint_code_name(code), "message",
+                     status == LKS_OK ? "everything holds" : lks_status_message());
+    return *out != NULL ? LKS_OK : LKS_FAIL(LKS_ERR_INTERNAL, "no memory for a report on %s", path);
+}

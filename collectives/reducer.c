@@ -1,0 +1,282 @@
+#include "collectives/reducer.h"
+
+#include "collectives/comm_private.h"
+#include "collectives/lane_tree.h"
+#include "collectives/link_driver.h"
+#include "runtime/base/memory.h"
+#include "runtime/base/text.h"
+
+#include <string.h>
+
+static const uint64_t default_bucket_bytes = (uint64_t)4 << 20;
+
+struct lks_reducer {
+    lks_link_spec spec;
+    lks_buckets buckets;
+    uint64_t *bucket_bytes; /* [buckets] of this rank's partials, padding not counted */
+    uint32_t *bucket_of;    /* [blocks] */
+    uint32_t *blocks_left;  /* [buckets] of this step, not yet final */
+    bool *tensor_final;     /* [tensors] of this step */
+    const lks_link_driver *link;
+    void *instance;
+    int first_lane, end_lane;
+    int partials;         /* that this rank's lanes end in */
+    lks_lane_stack stack; /* this step's finished lanes */
+    lks_status failure;   /* of an offer made where no status could be returned */
+    lks_reducer_stats stats;
+};
+
+static lks_status check_spec(const lks_reducer_spec *spec)
+{
+    int size = lks_comm_size(spec->comm);
+    if (spec->lanes < 1)
+        return LKS_FAIL(LKS_ERR_USAGE, "train.lanes is %d: set it to 1 or more", spec->lanes);
+    if (size > spec->lanes)
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "%d ranks, but the job has %d lanes: start %d ranks or fewer, or start a "
+                        "new job with train.lanes=%d",
+                        size, spec->lanes, spec->lanes, size);
+    return LKS_OK;
+}
+
+static lks_status find_link(const char *name, const lks_link_spec *spec,
+                            const lks_link_driver **out)
+{
+    bool automatic = strcmp(name, "auto") == 0;
+    for (int i = 0; lks_link_drivers[i]; ++i) {
+        *out = lks_link_drivers[i];
+        if (!automatic && strcmp(name, (*out)->name) == 0)
+            return (*out)->usable(spec);
+        if (automatic && (*out)->usable(spec) == LKS_OK)
+            return LKS_OK;
+    }
+    lks_text names = {0};
+    for (int i = 0; lks_link_drivers[i]; ++i)
+        lks_text_append(&names, ", %s", lks_link_drivers[i]->name);
+    lks_status status =
+        LKS_FAIL(LKS_ERR_USAGE, "collectives.link \"%s\" %s: there are auto%s", name,
+                 automatic ? "finds none that serves" : "is unknown", names.data ? names.data : "");
+    lks_text_release(&names);
+    return status;
+}
+
+/* Cuts at `target` bytes or just above; returns the count. `reducer` NULL: only counts. */
+static uint32_t cut_buckets(const lks_layout *layout, uint64_t target, lks_reducer *reducer)
+{
+    uint32_t count = 0;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < layout->block_count; ++i) {
+        if (bytes == 0 && reducer)
+            reducer->buckets.first_block[count] = i;
+        if (reducer)
+            reducer->bucket_of[i] = count;
+        bytes += layout->blocks[i].elements * sizeof(float);
+        if (bytes >= target || i + 1 == layout->block_count) {
+            if (reducer)
+                reducer->bucket_bytes[count] = bytes * (uint64_t)reducer->partials;
+            ++count;
+            bytes = 0;
+        }
+    }
+    return count;
+}
+
+/* The most partials that any rank of this world has. */
+static uint32_t most_partials(const lks_link_spec *spec)
+{
+    int most = 1, size = lks_comm_size(spec->comm);
+    for (int r = 0; r < size; ++r) {
+        int first = 0, end = 0;
+        lks_lane_stack stack;
+        lks_lanes_of(spec->lanes, r, size, &first, &end);
+        lks_lane_partials(spec->lanes, first, end, &stack);
+        most = stack.count > most ? stack.count : most;
+    }
+    return (uint32_t)most;
+}
+
+/* Buckets grow until each partial of each has a tag of its own. */
+static lks_status make_buckets(lks_reducer *reducer, uint64_t target)
+{
+    const lks_layout *layout = reducer->spec.layout;
+    uint32_t most = LKS_TAG_PARAMETERS / most_partials(&reducer->spec);
+    target = target ? target : default_bucket_bytes;
+    uint32_t count = cut_buckets(layout, target, NULL);
+    for (; count > most; count = cut_buckets(layout, target, NULL))
+        target *= 2;
+    LKS_TRY(LKS_NEW_ARRAY(&reducer->buckets.first_block, (size_t)count + 1));
+    LKS_TRY(LKS_NEW_ARRAY(&reducer->bucket_bytes, count));
+    LKS_TRY(LKS_NEW_ARRAY(&reducer->bucket_of, layout->block_count));
+    LKS_TRY(LKS_NEW_ARRAY(&reducer->blocks_left, count));
+    LKS_TRY(LKS_NEW_ARRAY(&reducer->tensor_final, layout->tensor_count));
+    reducer->buckets.count = cut_buckets(layout, target, reducer);
+    reducer->buckets.first_block[count] = layout->block_count;
+    return LKS_OK;
+}
+
+static lks_status prepare(lks_reducer *reducer, const lks_reducer_spec *spec)
+{
+    LKS_TRY(check_spec(spec));
+    reducer->spec = (lks_link_spec){.comm = spec->comm,
+                                    .device = spec->device,
+                                    .layout = spec->layout,
+                                    .lanes = spec->lanes,
+                                    .buckets = &reducer->buckets};
+    lks_lanes_of(spec->lanes, lks_comm_rank(spec->comm), lks_comm_size(spec->comm),
+                 &reducer->first_lane, &reducer->end_lane);
+    lks_lane_stack stack;
+    lks_lane_partials(spec->lanes, reducer->first_lane, reducer->end_lane, &stack);
+    reducer->partials = stack.count;
+    LKS_TRY(find_link(spec->link, &reducer->spec, &reducer->link));
+    return make_buckets(reducer, spec->bucket_bytes);
+}
+
+lks_status lks_reducer_open(lks_reducer **out, const lks_reducer_spec *spec)
+{
+    lks_reducer *reducer = NULL;
+    lks_status status = LKS_NEW(&reducer);
+    if (status == LKS_OK)
+        status = prepare(reducer, spec);
+    status = lks_comm_agree(spec->comm, status);
+    if (status == LKS_OK)
+        status = reducer->link->open(&reducer->instance, &reducer->spec);
+    if (status != LKS_OK) {
+        lks_reducer_close(reducer);
+        return status;
+    }
+    reducer->link->memory(reducer->instance, &reducer->stats.shared_bytes,
+                          &reducer->stats.private_bytes);
+    *out = reducer;
+    return LKS_OK;
+}
+
+void lks_reducer_close(lks_reducer *reducer)
+{
+    if (!reducer)
+        return;
+    if (reducer->instance)
+        reducer->link->close(reducer->instance);
+    lks_memory_free(reducer->buckets.first_block);
+    lks_memory_free(reducer->bucket_bytes);
+    lks_memory_free(reducer->bucket_of);
+    lks_memory_free(reducer->blocks_left);
+    lks_memory_free(reducer->tensor_final);
+    lks_memory_free(reducer);
+}
+
+const char *lks_reducer_link(const lks_reducer *reducer)
+{
+    return reducer->link->name;
+}
+
+float *lks_reducer_parameters(lks_reducer *reducer)
+{
+    return reducer->link->parameters(reducer->instance);
+}
+
+lks_status lks_reducer_publish(lks_reducer *reducer)
+{
+    return reducer->link->publish(reducer->instance);
+}
+
+void lks_reducer_owned(const lks_reducer *reducer, uint32_t *first_block, uint32_t *end_block)
+{
+    lks_layout_owned(reducer->spec.layout, lks_comm_rank(reducer->spec.comm),
+                     lks_comm_size(reducer->spec.comm), first_block, end_block);
+}
+
+lks_status lks_reducer_begin(lks_reducer *reducer)
+{
+    const lks_buckets *buckets = &reducer->buckets;
+    for (uint32_t i = 0; i < buckets->count; ++i)
+        reducer->blocks_left[i] = buckets->first_block[i + 1] - buckets->first_block[i];
+    memset(reducer->tensor_final, 0, reducer->spec.layout->tensor_count * sizeof(bool));
+    reducer->stack.count = 0;
+    reducer->failure = LKS_OK;
+    reducer->stats.bytes_early = reducer->stats.bytes_total = 0;
+    reducer->stats.wait_seconds = 0;
+    return reducer->link->begin(reducer->instance);
+}
+
+float *lks_reducer_lane(lks_reducer *reducer, int lane)
+{
+    (void)lane; /* lanes come in order: the next array of the stack is this one's */
+    return reducer->link->gradient(reducer->instance, reducer->stack.count);
+}
+
+static void offer_bucket(lks_reducer *reducer, uint32_t bucket)
+{
+    if (reducer->failure != LKS_OK)
+        return;
+    reducer->failure = reducer->link->offer(reducer->instance, bucket);
+    reducer->stats.bytes_total += reducer->bucket_bytes[bucket];
+}
+
+static void finish_tensor(lks_reducer *reducer, uint32_t tensor)
+{
+    if (reducer->tensor_final[tensor])
+        return;
+    reducer->tensor_final[tensor] = true;
+    const lks_layout_tensor *it = &reducer->spec.layout->tensors[tensor];
+    for (uint32_t b = it->first_block; b < it->first_block + it->block_count; ++b) {
+        uint32_t bucket = reducer->bucket_of[b];
+        if (--reducer->blocks_left[bucket] == 0)
+            offer_bucket(reducer, bucket);
+    }
+}
+
+void lks_reducer_final(lks_reducer *reducer, uint32_t layout_tensor)
+{
+    finish_tensor(reducer, layout_tensor);
+    reducer->stats.bytes_early = reducer->stats.bytes_total;
+}
+
+lks_status lks_reducer_progress(lks_reducer *reducer)
+{
+    LKS_TRY(reducer->failure);
+    LKS_TRY(reducer->link->progress(reducer->instance));
+    return lks_comm_progress(reducer->spec.comm);
+}
+
+/* Adds up what is a node of the tree already, so that the next lane finds its array free. */
+static lks_status fold(lks_reducer *reducer)
+{
+    const lks_link_driver *link = reducer->link;
+    while (lks_lane_fold(&reducer->stack, reducer->spec.lanes)) {
+        int into = reducer->stack.count - 1;
+        LKS_TRY(lks_device_add(reducer->spec.device, reducer->spec.layout->flat_elements,
+                               link->gradient(reducer->instance, into + 1),
+                               link->gradient(reducer->instance, into)));
+    }
+    return LKS_OK;
+}
+
+lks_status lks_reducer_lane_done(lks_reducer *reducer, int lane)
+{
+    lks_lane_push(&reducer->stack, lane);
+    if (lane + 1 < reducer->end_lane)
+        return fold(reducer);
+    for (uint32_t t = reducer->spec.layout->tensor_count; t-- > 0;)
+        finish_tensor(reducer, t);
+    return reducer->failure;
+}
+
+lks_status lks_reducer_sum(lks_reducer *reducer)
+{
+    return reducer->link->sum(reducer->instance, &reducer->stats.wait_seconds);
+}
+
+const float *lks_reducer_block(lks_reducer *reducer, uint32_t block, double *square_sum)
+{
+    return reducer->link->block(reducer->instance, block, square_sum);
+}
+
+lks_status lks_reducer_gather(lks_reducer *reducer)
+{
+    return reducer->link->gather(reducer->instance, &reducer->stats.wait_seconds);
+}
+
+lks_reducer_stats lks_reducer_get_stats(const lks_reducer *reducer)
+{
+    return reducer->stats;
+}

@@ -1,0 +1,276 @@
+/* All ranks on one node: parameters and everybody's gradients lie in one shared segment.
+ *
+ * Each rank publishes its buckets by writing the step's number into its flags; owners read the
+ * others' partials where they lie. Nothing is copied, and the all-gather is a barrier.
+ */
+#include "collectives/shard.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/memory.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+typedef _Atomic uint64_t shm_flag;
+
+typedef struct shm_link {
+    lks_shard shard;
+    void *memory; /* flags, parameters, gradients */
+    size_t bytes;
+    shm_flag **flags;  /* [ranks] each: [0] barriers reached, [1 + bucket] step published */
+    float *parameters; /* flat */
+    float **gradients; /* [ranks] that rank's arrays, one after the other */
+    size_t array_bytes;
+    uint64_t step, barriers;
+    uint32_t *waiting; /* [waiting_count] segments of this step not yet summed */
+    int *published;    /* [segments] ranks, from 0 on, known to have published it */
+    uint32_t waiting_count;
+} shm_link;
+
+static lks_status shm_usable(const lks_link_spec *spec)
+{
+    const lks_comm *comm = spec->comm;
+    int nodes = lks_comm_node_count(comm);
+    if (nodes > 1)
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "link shm needs all ranks on one node, but %d ranks are on %d: set "
+                        "collectives.link=auto or mpi",
+                        lks_comm_size(comm), nodes);
+    if (strncmp(lks_device_name(spec->device), "cpu", 3) != 0)
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "link shm needs a device that computes in the host's memory, not %s: set "
+                        "collectives.link=auto",
+                        lks_device_name(spec->device));
+    return LKS_OK;
+}
+
+static int levels_of(const lks_link_spec *spec, int rank)
+{
+    int first = 0, end = 0;
+    lks_lanes_of(spec->lanes, rank, lks_comm_size(spec->comm), &first, &end);
+    return lks_lane_levels(spec->lanes, first, end);
+}
+
+/* Where everything lies; returns the bytes of it all. `base` NULL: only counts. */
+static size_t shm_place(shm_link *link, char *base)
+{
+    const lks_link_spec *spec = &link->shard.spec;
+    int size = lks_comm_size(spec->comm);
+    size_t page = 4096, at = 0;
+    size_t flag_bytes =
+        lks_round_up((1 + (size_t)spec->buckets->count) * sizeof(shm_flag), 2 * LKS_ALIGNMENT);
+    for (int r = 0; r < size; ++r, at += flag_bytes)
+        link->flags[r] = (shm_flag *)(void *)(base + at);
+    at = lks_round_up(at, page);
+    link->parameters = (float *)(void *)(base + at);
+    at = lks_round_up(at + link->array_bytes, page);
+    for (int r = 0; r < size; ++r) {
+        link->gradients[r] = (float *)(void *)(base + at);
+        at = lks_round_up(at + link->array_bytes * (size_t)levels_of(spec, r), page);
+    }
+    return at;
+}
+
+static void shm_point_leaves(shm_link *link)
+{
+    size_t stride = link->array_bytes / sizeof(float);
+    for (int i = 0; i < link->shard.leaf_count; ++i) {
+        lks_leaf *leaf = &link->shard.leaves[i];
+        leaf->data = link->gradients[leaf->rank] + stride * (size_t)leaf->level;
+        leaf->origin = 0;
+    }
+}
+
+static lks_status shm_prepare(shm_link *link, const lks_link_spec *spec)
+{
+    size_t size = (size_t)lks_comm_size(spec->comm);
+    LKS_TRY(lks_shard_open(&link->shard, spec));
+    LKS_TRY(LKS_NEW_ARRAY(&link->flags, size));
+    LKS_TRY(LKS_NEW_ARRAY(&link->gradients, size));
+    LKS_TRY(LKS_NEW_ARRAY(&link->waiting, link->shard.segment_count));
+    LKS_TRY(LKS_NEW_ARRAY(&link->published, link->shard.segment_count));
+    link->array_bytes = lks_round_up(spec->layout->flat_elements * sizeof(float), LKS_ALIGNMENT);
+    link->bytes = shm_place(link, NULL);
+    return LKS_OK;
+}
+
+static void shm_close(void *instance)
+{
+    shm_link *link = instance;
+    if (!link)
+        return;
+    lks_comm_unshare(link->shard.spec.comm, link->memory, link->bytes);
+    lks_memory_free(link->flags);
+    lks_memory_free(link->gradients);
+    lks_memory_free(link->waiting);
+    lks_memory_free(link->published);
+    lks_shard_close(&link->shard);
+    lks_memory_free(link);
+}
+
+static lks_status shm_open_link(void **instance, const lks_link_spec *spec)
+{
+    shm_link *link = NULL;
+    lks_status status = LKS_NEW(&link);
+    if (status == LKS_OK)
+        status = shm_prepare(link, spec);
+    status = lks_comm_agree(spec->comm, status);
+    if (status == LKS_OK)
+        status = lks_comm_share(spec->comm, link->bytes, &link->memory);
+    if (status != LKS_OK) {
+        shm_close(link);
+        return status;
+    }
+    (void)shm_place(link, link->memory);
+    shm_point_leaves(link);
+    *instance = link;
+    return LKS_OK;
+}
+
+static float *shm_parameters(void *instance)
+{
+    return ((shm_link *)instance)->parameters;
+}
+
+static float *shm_gradient(void *instance, int level)
+{
+    shm_link *link = instance;
+    return link->gradients[lks_comm_rank(link->shard.spec.comm)] +
+           link->array_bytes / sizeof(float) * (size_t)level;
+}
+
+/* Waits, letting messages move now and then, while *flag < wanted. */
+static lks_status shm_await(shm_link *link, const shm_flag *flag, uint64_t wanted)
+{
+    lks_comm *comm = link->shard.spec.comm;
+    for (unsigned spins = 0; atomic_load_explicit(flag, memory_order_acquire) < wanted; ++spins) {
+        lks_comm_relax(comm, spins);
+        if (spins % 64 == 63)
+            LKS_TRY(lks_comm_progress(comm));
+    }
+    return LKS_OK;
+}
+
+/* What any rank wrote before is seen by all after. */
+static lks_status shm_barrier(shm_link *link)
+{
+    int rank = lks_comm_rank(link->shard.spec.comm), size = lks_comm_size(link->shard.spec.comm);
+    ++link->barriers;
+    atomic_store_explicit(&link->flags[rank][0], link->barriers, memory_order_release);
+    for (int r = 0; r < size; ++r)
+        LKS_TRY(shm_await(link, &link->flags[r][0], link->barriers));
+    return LKS_OK;
+}
+
+static lks_status shm_publish(void *instance)
+{
+    return shm_barrier(instance);
+}
+
+static lks_status shm_begin(void *instance)
+{
+    shm_link *link = instance;
+    ++link->step;
+    link->waiting_count = link->shard.segment_count;
+    for (uint32_t i = 0; i < link->waiting_count; ++i) {
+        link->waiting[i] = i;
+        link->published[i] = 0;
+    }
+    return LKS_OK;
+}
+
+static lks_status shm_offer(void *instance, uint32_t bucket)
+{
+    shm_link *link = instance;
+    shm_flag *mine = link->flags[lks_comm_rank(link->shard.spec.comm)];
+    atomic_store_explicit(&mine[1 + bucket], link->step, memory_order_release);
+    return LKS_OK;
+}
+
+static bool shm_all_published(shm_link *link, uint32_t index)
+{
+    uint32_t flag = 1 + link->shard.segments[index].bucket;
+    int *rank = &link->published[index], size = lks_comm_size(link->shard.spec.comm);
+    while (*rank < size &&
+           atomic_load_explicit(&link->flags[*rank][flag], memory_order_acquire) >= link->step)
+        ++*rank;
+    return *rank == size;
+}
+
+/* Sums one segment that all have published, if there is one. */
+static lks_status shm_sum_one(shm_link *link, bool *summed)
+{
+    *summed = false;
+    for (uint32_t i = 0; i < link->waiting_count; ++i) {
+        uint32_t index = link->waiting[i];
+        if (!shm_all_published(link, index))
+            continue;
+        const lks_segment *segment = &link->shard.segments[index];
+        LKS_TRY(lks_shard_sum(&link->shard, segment->first_block, segment->end_block));
+        link->waiting[i] = link->waiting[--link->waiting_count];
+        *summed = true;
+        return LKS_OK;
+    }
+    return LKS_OK;
+}
+
+static lks_status shm_progress(void *instance)
+{
+    bool summed = false;
+    return shm_sum_one(instance, &summed);
+}
+
+static lks_status shm_sum(void *instance, double *wait_seconds)
+{
+    shm_link *link = instance;
+    while (link->waiting_count > 0) {
+        bool summed = false;
+        LKS_TRY(shm_sum_one(link, &summed));
+        if (summed)
+            continue;
+        uint32_t index = link->waiting[0];
+        uint32_t flag = 1 + link->shard.segments[index].bucket;
+        uint64_t start = lks_clock_ns();
+        LKS_TRY(shm_await(link, &link->flags[link->published[index]][flag], link->step));
+        *wait_seconds += lks_clock_seconds_since(start);
+    }
+    return LKS_OK;
+}
+
+static const float *shm_block(void *instance, uint32_t block, double *square_sum)
+{
+    return lks_shard_block(&((shm_link *)instance)->shard, block, square_sum);
+}
+
+/* The barrier also keeps the next step's gradients from being written while an owner still reads
+ * this step's. */
+static lks_status shm_gather(void *instance, double *wait_seconds)
+{
+    uint64_t start = lks_clock_ns();
+    lks_status status = shm_barrier(instance);
+    *wait_seconds += lks_clock_seconds_since(start);
+    return status;
+}
+
+static void shm_memory(void *instance, uint64_t *shared_bytes, uint64_t *private_bytes)
+{
+    (void)private_bytes;
+    *shared_bytes += ((shm_link *)instance)->bytes;
+}
+
+const lks_link_driver lks_shm_link = {
+    .name = "shm",
+    .about = "ranks of one node sum in shared memory",
+    .usable = shm_usable,
+    .open = shm_open_link,
+    .close = shm_close,
+    .parameters = shm_parameters,
+    .gradient = shm_gradient,
+    .publish = shm_publish,
+    .begin = shm_begin,
+    .offer = shm_offer,
+    .progress = shm_progress,
+    .sum = shm_sum,
+    .block = shm_block,
+    .gather = shm_gather,
+    .memory = shm_memory,
+};

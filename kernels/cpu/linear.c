@@ -1,0 +1,219 @@
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/onednn.h"
+#include "kernels/cpu/sums.h"
+#include "kernels/cpu/vector_math.h"
+
+#include <string.h>
+
+typedef struct linear_state {
+    lks_onednn_matmul *product;
+    lks_activation activation;
+    int64_t rows, columns; /* of y, or of dz */
+} linear_state;
+
+static void linear_release(void *state_)
+{
+    linear_state *state = state_;
+    lks_onednn_matmul_close(state->product);
+    lks_memory_free(state);
+}
+
+static lks_status linear_make(void **out, lks_device *device, const lks_onednn_matmul_spec *product,
+                              const linear_state *settings, size_t *workspace)
+{
+    linear_state *state;
+    LKS_TRY(LKS_NEW(&state));
+    *state = *settings;
+    lks_status status =
+        lks_onednn_matmul_open(&state->product, lks_cpu_of(device), product, workspace);
+    if (status != LKS_OK) {
+        lks_memory_free(state);
+        return status;
+    }
+    *out = state;
+    return LKS_OK;
+}
+
+static lks_status expect_matrix(const lks_kernel_spec *spec, const char *name,
+                                const lks_kernel_tensor *tensor, int64_t rows, int64_t columns)
+{
+    if (lks_cpu_columns(tensor) != columns || lks_cpu_rows(tensor) != rows)
+        return lks_cpu_refuse(spec, "%s is %lld x %lld, %lld x %lld wanted", name,
+                              (long long)lks_cpu_rows(tensor), (long long)lks_cpu_columns(tensor),
+                              (long long)rows, (long long)columns);
+    return LKS_OK;
+}
+
+/* --- linear ------------------------------------------------------------------- */
+
+static lks_status linear_prepare(void **out, lks_device *device, const lks_kernel_spec *spec,
+                                 size_t *workspace)
+{
+    LKS_TRY(lks_cpu_expect_types(spec, "ffF", "fF"));
+    LKS_TRY(lks_cpu_expect_attributes(spec));
+    const lks_kernel_tensor *x = &spec->inputs[0], *w = &spec->inputs[1], *b = &spec->inputs[2];
+    lks_activation activation = ((const lks_linear_attributes *)spec->attributes)->activation;
+    int64_t m = lks_cpu_rows(x), k = lks_cpu_columns(x), n = lks_cpu_rows(w);
+    LKS_TRY(expect_matrix(spec, "w", w, n, k));
+    LKS_TRY(lks_cpu_expect_elements(spec, "b", b, n));
+    LKS_TRY(expect_matrix(spec, "y", &spec->outputs[0], m, n));
+    LKS_TRY(lks_cpu_expect_elements(spec, "pre", &spec->outputs[1], m * n));
+    if (lks_cpu_present(&spec->outputs[1]) && activation != LKS_GELU)
+        return lks_cpu_refuse(spec, "pre is only for gelu");
+    lks_onednn_matmul_spec product = {.batch = 1,
+                                      .m = m,
+                                      .n = n,
+                                      .k = k,
+                                      .a = {0, k, 1},
+                                      .b = {0, 1, k},
+                                      .c = {0, n, 1},
+                                      .alpha = 1,
+                                      .bias = lks_cpu_present(b),
+                                      .overwrite = true};
+    return linear_make(out, device, &product, &(linear_state){NULL, activation, m, n}, workspace);
+}
+
+static void activate(lks_activation activation, int64_t count, const float *pre, float *y)
+{
+    if (activation == LKS_RELU) {
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i)
+            y[i] = pre[i] < 0 ? 0 : pre[i]; /* NaN stays */
+    } else if (activation == LKS_GELU) {
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i)
+            y[i] = lks_gelu(pre[i]);
+    }
+}
+
+static lks_status linear_run(void *state_, const lks_kernel_run *run)
+{
+    const linear_state *state = state_;
+    float *y = run->outputs[0], *pre = run->outputs[1] ? run->outputs[1] : y;
+    LKS_TRY(lks_onednn_matmul_execute(state->product, run->inputs[0], run->inputs[1],
+                                      run->inputs[2], pre, false, run->workspace));
+    activate(state->activation, state->rows * state->columns, pre, y);
+    return LKS_OK;
+}
+
+/* --- activation_grad ----------------------------------------------------------- */
+
+static lks_status activation_grad_prepare(void **out, lks_device *device,
+                                          const lks_kernel_spec *spec, size_t *workspace)
+{
+    (void)device;
+    *workspace = 0;
+    LKS_TRY(lks_cpu_expect_types(spec, "ff", "f"));
+    LKS_TRY(lks_cpu_expect_attributes(spec));
+    int64_t elements = lks_cpu_elements(&spec->inputs[0]);
+    LKS_TRY(lks_cpu_expect_elements(spec, "saved", &spec->inputs[1], elements));
+    LKS_TRY(lks_cpu_expect_elements(spec, "dz", &spec->outputs[0], elements));
+    linear_state *state;
+    LKS_TRY(LKS_NEW(&state));
+    state->activation = ((const lks_linear_attributes *)spec->attributes)->activation;
+    state->rows = 1;
+    state->columns = elements;
+    *out = state;
+    return LKS_OK;
+}
+
+static lks_status activation_grad_run(void *state_, const lks_kernel_run *run)
+{
+    const linear_state *state = state_;
+    const float *dy = run->inputs[0], *saved = run->inputs[1];
+    float *dz = run->outputs[0];
+    int64_t count = state->columns;
+    switch (state->activation) {
+    case LKS_IDENTITY:
+        memmove(dz, dy, (size_t)count * sizeof *dz);
+        break;
+    case LKS_RELU:
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i)
+            dz[i] = saved[i] > 0 ? dy[i] : 0;
+        break;
+    case LKS_GELU:
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i)
+            dz[i] = dy[i] * lks_gelu_derivative(saved[i]);
+        break;
+    }
+    return LKS_OK;
+}
+
+/* --- linear_grad_input ---------------------------------------------------------- */
+
+static lks_status linear_grad_input_prepare(void **out, lks_device *device,
+                                            const lks_kernel_spec *spec, size_t *workspace)
+{
+    LKS_TRY(lks_cpu_expect_types(spec, "ff", "f"));
+    const lks_kernel_tensor *dz = &spec->inputs[0], *w = &spec->inputs[1];
+    int64_t m = lks_cpu_rows(dz), n = lks_cpu_columns(dz), k = lks_cpu_columns(w);
+    LKS_TRY(expect_matrix(spec, "w", w, n, k));
+    LKS_TRY(expect_matrix(spec, "dx", &spec->outputs[0], m, k));
+    lks_onednn_matmul_spec product = {.batch = 1,
+                                      .m = m,
+                                      .n = k,
+                                      .k = n,
+                                      .a = {0, n, 1},
+                                      .b = {0, k, 1},
+                                      .c = {0, k, 1},
+                                      .alpha = 1,
+                                      .overwrite = true,
+                                      .accumulate = true};
+    return linear_make(out, device, &product, &(linear_state){NULL, LKS_IDENTITY, m, n}, workspace);
+}
+
+static lks_status linear_grad_input_run(void *state_, const lks_kernel_run *run)
+{
+    const linear_state *state = state_;
+    return lks_onednn_matmul_execute(state->product, run->inputs[0], run->inputs[1], NULL,
+                                     run->outputs[0], run->accumulate[0], run->workspace);
+}
+
+/* --- linear_grad_weight --------------------------------------------------------- */
+
+static lks_status linear_grad_weight_prepare(void **out, lks_device *device,
+                                             const lks_kernel_spec *spec, size_t *workspace)
+{
+    LKS_TRY(lks_cpu_expect_types(spec, "ff", "fF"));
+    const lks_kernel_tensor *dz = &spec->inputs[0], *x = &spec->inputs[1];
+    int64_t m = lks_cpu_rows(dz), n = lks_cpu_columns(dz), k = lks_cpu_columns(x);
+    LKS_TRY(expect_matrix(spec, "x", x, m, k));
+    LKS_TRY(expect_matrix(spec, "dw", &spec->outputs[0], n, k));
+    LKS_TRY(lks_cpu_expect_elements(spec, "db", &spec->outputs[1], n));
+    lks_onednn_matmul_spec product = {.batch = 1,
+                                      .m = n,
+                                      .n = k,
+                                      .k = m,
+                                      .a = {0, 1, n},
+                                      .b = {0, k, 1},
+                                      .c = {0, k, 1},
+                                      .alpha = 1,
+                                      .overwrite = true,
+                                      .accumulate = true};
+    return linear_make(out, device, &product, &(linear_state){NULL, LKS_IDENTITY, m, n}, workspace);
+}
+
+static lks_status linear_grad_weight_run(void *state_, const lks_kernel_run *run)
+{
+    const linear_state *state = state_;
+    if (run->outputs[1])
+        lks_column_sums(run->inputs[0], state->rows, state->columns, run->outputs[1],
+                        run->accumulate[1]);
+    return lks_onednn_matmul_execute(state->product, run->inputs[0], run->inputs[1], NULL,
+                                     run->outputs[0], run->accumulate[0], run->workspace);
+}
+
+extern const lks_kernel_driver LKS_ISA_NAME(lks_cpu_kernel_linear);
+const lks_kernel_driver LKS_ISA_NAME(lks_cpu_kernel_linear) = {"linear", linear_prepare, linear_run,
+                                                               linear_release};
+extern const lks_kernel_driver LKS_ISA_NAME(lks_cpu_kernel_activation_grad);
+const lks_kernel_driver LKS_ISA_NAME(lks_cpu_kernel_activation_grad) = {
+    "activation_grad", activation_grad_prepare, activation_grad_run, linear_release};
+extern const lks_kernel_driver LKS_ISA_NAME(lks_cpu_kernel_linear_grad_input);
+const lks_kernel_driver LKS_ISA_NAME(lks_cpu_kernel_linear_grad_input) = {
+    "linear_grad_input", linear_grad_input_prepare, linear_grad_input_run, linear_release};
+extern const lks_kernel_driver LKS_ISA_NAME(lks_cpu_kernel_linear_grad_weight);
+const lks_kernel_driver LKS_ISA_NAME(lks_cpu_kernel_linear_grad_weight) = {
+    "linear_grad_weight", linear_grad_weight_prepare, linear_grad_weight_run, linear_release};

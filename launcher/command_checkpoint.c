@@ -1,0 +1,253 @@
+#include "checkpoints/checkpoint.h"
+#include "launcher/command.h"
+#include "runtime/base/text.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct checkpoint_arguments {
+    bool json, best;
+    lks_texts rest; /* paths, without the verb */
+} checkpoint_arguments;
+
+static lks_status append_json(lks_text *out, json_t *json, size_t flags)
+{
+    char *dump = json ? json_dumps(json, flags | JSON_REAL_PRECISION(17)) : NULL;
+    if (!dump)
+        return LKS_FAIL(LKS_ERR_INTERNAL, "no memory for JSON");
+    lks_text_append(out, "%s\n", dump);
+    free(dump);
+    return LKS_OK;
+}
+
+/* A checkpoint, or a run directory's newest (or best) valid one. */
+static lks_status find_one(const checkpoint_arguments *a, const char *path, lks_checkpoint **out)
+{
+    LKS_TRY(lks_checkpoint_find(out, path, LKS_CHECK_MANIFEST, false, a->best));
+    return *out ? LKS_OK : LKS_FAIL(LKS_ERR_USAGE, "%s holds no checkpoint", path);
+}
+
+static json_t *entry_json(const lks_checkpoint_entry *entry)
+{
+    json_t *json =
+        json_pack("{s:s, s:I, s:b, s:I}", "path", entry->path, "step", (json_int_t)entry->step,
+                  "valid", entry->valid, "bytes", (json_int_t)entry->bytes);
+    if (json && entry->problem)
+        json_object_set_new(json, "problem", json_string(entry->problem));
+    if (json && isfinite(entry->validation_loss))
+        json_object_set_new(json, "validation_loss", json_real(entry->validation_loss));
+    return json;
+}
+
+static void append_entry(lks_text *out, const lks_checkpoint_entry *entry)
+{
+    char size[32];
+    lks_text_append(out, "%10llu  %-10s", (unsigned long long)entry->step,
+                    lks_text_bytes(size, sizeof size, entry->bytes));
+    if (isfinite(entry->validation_loss))
+        lks_text_append(out, "  validation loss %.4f", entry->validation_loss);
+    lks_text_append(out, "  %s%s%s\n", entry->path, entry->valid ? "" : ": ",
+                    entry->valid     ? ""
+                    : entry->problem ? entry->problem
+                                     : "not valid");
+}
+
+static lks_status verb_list(const checkpoint_arguments *a, const char *path, lks_text *out)
+{
+    lks_checkpoint_entry *entries;
+    size_t count;
+    LKS_TRY(lks_checkpoint_list(path, &entries, &count));
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; ++i) {
+        json_array_append_new(array, entry_json(&entries[i]));
+        if (!a->json)
+            append_entry(out, &entries[i]);
+    }
+    lks_status status = a->json ? append_json(out, array, JSON_INDENT(2)) : LKS_OK;
+    json_decref(array);
+    lks_checkpoint_list_free(entries, count);
+    return status;
+}
+
+static void append_tensors(lks_text *out, const lks_layout *layout)
+{
+    char shape[96];
+    for (uint32_t i = 0; i < layout->tensor_count; ++i) {
+        const lks_layout_tensor *t = &layout->tensors[i];
+        lks_text_append(out, "  %-10s %-18s %s\n",
+                        t->role == LKS_ROLE_BUFFER ? "buffer" : "parameter",
+                        lks_shape_text(&t->shape, shape, sizeof shape), t->name);
+    }
+}
+
+static lks_status verb_show(const checkpoint_arguments *a, const char *path, lks_text *out)
+{
+    lks_checkpoint *checkpoint;
+    LKS_TRY(find_one(a, path, &checkpoint));
+    const json_t *manifest = lks_checkpoint_manifest(checkpoint);
+    lks_status status = LKS_OK;
+    if (a->json) {
+        status = append_json(out, (json_t *)manifest, JSON_INDENT(2));
+    } else {
+        static const char *const keys[] = {"run_id", "arithmetic", "model_fingerprint",
+                                           "dataset_digest", "root"};
+        lks_text_append(out, "%s\nstep  %llu\n", lks_checkpoint_path(checkpoint),
+                        (unsigned long long)lks_checkpoint_step(checkpoint));
+        for (size_t i = 0; i < sizeof keys / sizeof keys[0]; ++i) {
+            const char *value = json_string_value(json_object_get(manifest, keys[i]));
+            if (value)
+                lks_text_append(out, "%s  %s\n", keys[i], value);
+        }
+        append_tensors(out, lks_checkpoint_layout(checkpoint));
+    }
+    lks_checkpoint_close(checkpoint);
+    return status;
+}
+
+static lks_status verify_one(const checkpoint_arguments *a, const char *path, lks_text *out,
+                             bool *valid)
+{
+    json_t *report;
+    LKS_TRY(lks_checkpoint_check_report(path, &report));
+    *valid &= json_is_true(json_object_get(report, "valid"));
+    lks_status status = LKS_OK;
+    if (a->json)
+        status = append_json(out, report, 0);
+    else
+        lks_text_append(out, "%s: %s\n", path,
+                        json_string_value(json_object_get(report, "message")));
+    json_decref(report);
+    return status;
+}
+
+/* A run directory stands for all its checkpoints. */
+static lks_status verb_verify(const checkpoint_arguments *a, const char *path, lks_text *out)
+{
+    lks_checkpoint_entry *entries = NULL;
+    size_t count = 0;
+    bool valid = true;
+    lks_status status = lks_checkpoint_list(path, &entries, &count);
+    if (status != LKS_OK || !count)
+        status = verify_one(a, path, out, &valid);
+    for (size_t i = 0; i < count && status == LKS_OK; ++i)
+        status = verify_one(a, entries[i].path, out, &valid);
+    lks_checkpoint_list_free(entries, count);
+    LKS_TRY(status);
+    return valid ? LKS_OK : LKS_FAIL(LKS_ERR_CORRUPT, "%s: not every checkpoint is whole", path);
+}
+
+static lks_status verb_digest(const checkpoint_arguments *a, const char *path, lks_text *out)
+{
+    lks_checkpoint *checkpoint;
+    char hex[65];
+    LKS_TRY(find_one(a, path, &checkpoint));
+    lks_status status = lks_checkpoint_digest(checkpoint, hex);
+    unsigned long long step = lks_checkpoint_step(checkpoint);
+    lks_checkpoint_close(checkpoint);
+    LKS_TRY(status);
+    if (a->json)
+        lks_text_append(out, "{\"digest\": \"%s\", \"step\": %llu}\n", hex, step);
+    else
+        lks_text_append(out, "%s  step %llu\n", hex, step);
+    return LKS_OK;
+}
+
+static lks_status diff_opened(const checkpoint_arguments *a, lks_checkpoint *first,
+                              lks_checkpoint *second, lks_text *out, bool *equal)
+{
+    json_t *json = NULL;
+    lks_text lines = {0};
+    lks_status status = lks_checkpoint_diff(first, second, &lines, a->json ? &json : NULL, equal);
+    if (status == LKS_OK && a->json)
+        status = append_json(out, json, JSON_INDENT(2));
+    else if (status == LKS_OK && lines.length)
+        lks_text_append(out, "%s", lines.data);
+    else if (status == LKS_OK)
+        lks_text_append(out, "equal\n");
+    lks_text_release(&lines);
+    json_decref(json);
+    return status;
+}
+
+static lks_status verb_diff(const checkpoint_arguments *a, lks_text *out)
+{
+    lks_checkpoint *first = NULL, *second = NULL;
+    bool equal = false;
+    if (a->rest.count != 2)
+        return LKS_FAIL(LKS_ERR_USAGE, "%zu paths, want two: lockstep checkpoint diff A B",
+                        a->rest.count);
+    lks_status status = find_one(a, a->rest.items[0], &first);
+    if (status == LKS_OK)
+        status = find_one(a, a->rest.items[1], &second);
+    if (status == LKS_OK)
+        status = diff_opened(a, first, second, out, &equal);
+    lks_checkpoint_close(first);
+    lks_checkpoint_close(second);
+    LKS_TRY(status);
+    if (!equal)
+        lks_status_set_message("");
+    return equal ? LKS_OK : LKS_WARNED;
+}
+
+static const struct verb {
+    const char *name;
+    lks_status (*run)(const checkpoint_arguments *a, const char *path, lks_text *out);
+} verbs[] = {
+    {"list", verb_list}, {"show", verb_show}, {"verify", verb_verify}, {"digest", verb_digest}};
+
+static lks_status run_verb(const checkpoint_arguments *a, const char *verb, lks_text *out)
+{
+    if (!strcmp(verb, "diff"))
+        return verb_diff(a, out);
+    for (size_t v = 0; v < sizeof verbs / sizeof verbs[0]; ++v) {
+        if (strcmp(verb, verbs[v].name))
+            continue;
+        if (!a->rest.count)
+            return LKS_FAIL(LKS_ERR_USAGE, "no path: lockstep checkpoint %s PATH...", verb);
+        lks_status worst = LKS_OK;
+        for (size_t i = 0; i < a->rest.count; ++i) {
+            lks_status status = verbs[v].run(a, a->rest.items[i], out);
+            worst = status != LKS_OK ? status : worst;
+        }
+        return worst;
+    }
+    return LKS_FAIL(LKS_ERR_USAGE, "checkpoint \"%s\", want list, show, verify, diff or digest",
+                    verb);
+}
+
+static lks_status checkpoint_on_root(lks_command_context *context, void *user)
+{
+    checkpoint_arguments *a = user;
+    lks_text out = {0};
+    const char *verb = a->rest.count ? a->rest.items[0] : "";
+    if (a->rest.count)
+        memmove(a->rest.items, a->rest.items + 1, --a->rest.count * sizeof *a->rest.items);
+    lks_status status = run_verb(a, verb, &out);
+    lks_status printed = out.length ? lks_command_print(context, out.data, out.length) : LKS_OK;
+    lks_text_release(&out);
+    return status != LKS_OK ? status : printed;
+}
+
+static lks_status command_checkpoint(lks_command_context *context, int argc, char **argv)
+{
+    checkpoint_arguments a = {0};
+    const lks_flag flags[] = {
+        {"--json", LKS_FLAG_SWITCH, &a.json, NULL, "print JSON"},
+        {"--best", LKS_FLAG_SWITCH, &a.best, NULL,
+         "of a run: the lowest validation loss instead of the newest"},
+        LKS_FLAGS_END,
+    };
+    if (lks_command_help(context, &lks_command_checkpoint, flags, argc, argv))
+        return LKS_OK;
+    lks_status status =
+        lks_comm_agree(context->comm, lks_arguments_parse(argc, argv, flags, NULL, &a.rest));
+    if (status == LKS_OK)
+        status = lks_command_on_root(context, checkpoint_on_root, &a);
+    lks_texts_release(&a.rest);
+    return status;
+}
+
+const lks_command lks_command_checkpoint = {
+    "checkpoint", "list|show|verify|digest PATH... | diff A B [--json] [--best]",
+    "what a checkpoint holds, whether it is whole, how two differ", command_checkpoint};

@@ -1,0 +1,129 @@
+/* The program: finds the subcommand, and is the only place that ends the process. */
+#include "launcher/command.h"
+#include "runtime/base/log.h"
+#include "runtime/base/text.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const lks_command *const commands[] = {
+    &lks_command_train,    &lks_command_prepare,  &lks_command_dataset, &lks_command_checkpoint,
+    &lks_command_evaluate, &lks_command_generate, &lks_command_predict, &lks_command_config,
+};
+enum { COMMANDS = sizeof commands / sizeof commands[0] };
+
+/* The only thing that a handler may do. */
+static volatile sig_atomic_t notice;
+
+static void on_notice(int signal_number)
+{
+    (void)signal_number;
+    notice = 1;
+}
+
+static bool is_under_mpirun(void)
+{
+    return getenv("OMPI_COMM_WORLD_SIZE") && !getenv("SLURM_STEP_ID");
+}
+
+/* USR2 is a notice always. TERM is one for a rank that srun or nobody started: mpirun
+ * would follow it with KILL (README.md). Ctrl-C of a lone process is one too, the second ends it. */
+static void install_handlers(void)
+{
+    struct sigaction action = {.sa_handler = on_notice, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGUSR2, &action, NULL);
+    if (is_under_mpirun())
+        return;
+    sigaction(SIGTERM, &action, NULL);
+    action.sa_flags = SA_RESTART | (int)SA_RESETHAND;
+    sigaction(SIGINT, &action, NULL);
+}
+
+static void print_usage(FILE *file)
+{
+    fprintf(file, "lockstep %s: data-parallel training\n\n", LKS_VERSION);
+    for (int i = 0; i < COMMANDS; ++i)
+        fprintf(file, "  lockstep %s %s\n        %s\n", commands[i]->name, commands[i]->usage,
+                commands[i]->about);
+    fprintf(file,
+            "\n  mpirun -n N lockstep train CONFIG   trains on N ranks\n"
+            "  lockstep COMMAND --help             the options of a command\n"
+            "  --verbose, --quiet                  before the command: more, or less, on stderr\n"
+            "\nExit status: 0 done, 1 warnings, 2 usage, 65 bad data, 70 internal, 74 I/O,\n"
+            "75 stopped by a notice with a checkpoint saved, 76 peer lost, 77 not finite.\n");
+}
+
+static lks_status find_command(const char *name, const lks_command **out)
+{
+    const char *names[COMMANDS];
+    for (int i = 0; i < COMMANDS; ++i) {
+        names[i] = commands[i]->name;
+        if (!strcmp(name, names[i])) {
+            *out = commands[i];
+            return LKS_OK;
+        }
+    }
+    const char *near = lks_text_nearest(name, names, COMMANDS);
+    if (near)
+        return LKS_FAIL(LKS_ERR_USAGE, "unknown command %s, did you mean lockstep %s?", name, near);
+    return LKS_FAIL(LKS_ERR_USAGE, "unknown command %s; lockstep --help lists those there are",
+                    name);
+}
+
+/* Options before the command. Returns how many arguments they took; negative: done already. */
+static int global_options(int argc, char **argv)
+{
+    int at = 1;
+    for (; at < argc && argv[at][0] == '-'; ++at) {
+        if (!strcmp(argv[at], "--version")) {
+            printf("lockstep %s\n", LKS_VERSION);
+            return -1;
+        }
+        if (!strcmp(argv[at], "--help") || !strcmp(argv[at], "-h")) {
+            print_usage(stdout);
+            return -1;
+        }
+        if (!strcmp(argv[at], "--verbose"))
+            lks_log_set_level(LKS_LOG_VERBOSE);
+        else if (!strcmp(argv[at], "--quiet"))
+            lks_log_set_level(LKS_LOG_QUIET);
+        else
+            break;
+    }
+    return at;
+}
+
+static lks_status run(lks_command_context *context, const char *name, int argc, char **argv)
+{
+    const lks_command *command = NULL;
+    LKS_TRY(lks_comm_agree(context->comm, find_command(name, &command)));
+    return command->run(context, argc, argv);
+}
+
+int main(int argc, char **argv)
+{
+    install_handlers();
+    int at = global_options(argc, argv);
+    if (at < 0)
+        return LKS_OK;
+    if (at >= argc) {
+        print_usage(stderr);
+        return LKS_ERR_USAGE;
+    }
+    lks_command_context context = {.notice = &notice};
+    lks_status status = lks_comm_open(&context.comm, "auto");
+    if (status != LKS_OK) {
+        lks_log_failure(status);
+        return status;
+    }
+    int rank = lks_comm_rank(context.comm);
+    lks_log_identify(lks_comm_host(context.comm, rank), rank, lks_comm_size(context.comm));
+    status = run(&context, argv[at], argc - at - 1, argv + at + 1);
+    lks_log_failure(status);
+    if (context.alone)
+        lks_comm_abort(context.comm, status);
+    lks_comm_close(context.comm);
+    return status;
+}

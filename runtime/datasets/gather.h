@@ -1,0 +1,19 @@
+/* Sharing what each rank found: agreement first, then one gather of JSON. */
+#ifndef LKS_DATASETS_GATHER_H
+#define LKS_DATASETS_GATHER_H
+
+#include "runtime/datasets/parallel.h"
+
+#include <jansson.h>
+
+/* Collective. When all ranks pass LKS_OK, *out is an array of every rank's `mine` in
+ * rank order (json_decref). Else every rank gets the worst status. `mine` may be NULL on
+ * a rank that failed; the reference stays the caller's. */
+lks_status lks_gather_json(const lks_parallel *parallel, lks_status status, const json_t *mine,
+                           json_t **out) LKS_MUST_CHECK;
+
+/* Collective. As above, for bytes: *out is what the ranks passed, end to end (free()). */
+lks_status lks_gather_bytes(const lks_parallel *parallel, lks_status status, const void *mine,
+                            size_t bytes, void **out, size_t *total) LKS_MUST_CHECK;
+
+#endif

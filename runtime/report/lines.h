@@ -1,0 +1,26 @@
+/* Files of lines that grow: <run>/<name>.jsonl. */
+#ifndef LKS_REPORT_LINES_H
+#define LKS_REPORT_LINES_H
+
+#include "runtime/base/status.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct report_lines {
+    char *name, *path;
+    int file; /* O_APPEND */
+} report_lines;
+
+/* Creates the file where there is none. */
+lks_status report_lines_open(report_lines *out, const char *run_directory,
+                             const char *name) LKS_MUST_CHECK;
+void report_lines_close(report_lines *lines);
+
+/* Appends `text` and a newline by one write; after a failure the file is as it was. */
+lks_status report_lines_append(const report_lines *lines, const char *text) LKS_MUST_CHECK;
+
+/* Takes back what was written after step `resume_step` in each *.jsonl of the run. */
+lks_status report_undo(const char *run_directory, uint64_t resume_step) LKS_MUST_CHECK;
+
+#endif

@@ -1,0 +1,36 @@
+/* The one small message of a step: losses of lanes, norms of blocks, notices.
+ *
+ * Every rank contributes what it has and gets everything, in lane and block
+ * order, so that all compute the same totals in the same order.
+ */
+#ifndef LKS_TRAIN_EXCHANGE_H
+#define LKS_TRAIN_EXCHANGE_H
+
+#include "collectives/comm.h"
+#include "runtime/base/layout.h"
+
+typedef struct lks_lane_stats {
+    double loss_sum, targets, correct;
+} lks_lane_stats;
+
+typedef struct lks_totals {
+    double loss_sum, targets, correct; /* over the global batch */
+    double square_sum;                 /* of the summed gradient */
+    bool notice;                       /* some rank was told to stop */
+    int bad_lane;                      /* first whose loss is not finite; -1: none */
+    int64_t bad_block;                 /* first whose norm is not finite; -1: none */
+} lks_totals;
+
+typedef struct lks_exchange lks_exchange;
+
+/* Not collective. */
+lks_status lks_exchange_open(lks_exchange **out, lks_comm *comm, const lks_layout *layout,
+                             int lanes) LKS_MUST_CHECK;
+void lks_exchange_close(lks_exchange *exchange); /* NULL is fine */
+/* This rank's part, to be filled before the exchange: lane `lane`, own block. */
+lks_lane_stats *lks_exchange_lane(lks_exchange *exchange, int lane);
+void lks_exchange_set_block(lks_exchange *exchange, uint32_t block, double square_sum);
+/* (collective) */
+lks_status lks_exchange_run(lks_exchange *exchange, bool notice, lks_totals *out) LKS_MUST_CHECK;
+
+#endif

@@ -1,0 +1,315 @@
+#include "runtime/train/job.h"
+#include "runtime/base/log.h"
+#include "runtime/base/memory.h"
+
+#include <string.h>
+
+/* Open order is the order of need; each phase that can fail on one rank alone
+ * ends in an agreement, so that all leave together. */
+
+static lks_status open_experiment(lks_job *job)
+{
+    LKS_TRY(lks_experiment_init(&job->experiment, job->request->config));
+    const lks_settings *settings = &job->experiment.settings;
+    LKS_TRY(lks_geometry_init(&job->geometry, settings, lks_comm_rank(job->comm),
+                              lks_comm_size(job->comm)));
+    if (!*settings->data.train)
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "data.train is not set: name a dataset that lockstep prepare made");
+    LKS_TRY(lks_device_open(&job->device, settings->device.name, lks_comm_local_rank(job->comm)));
+    return lks_dataset_open(&job->data, settings->data.train,
+                            lks_model_context(job->experiment.model));
+}
+
+static uint64_t sample_bytes(const lks_schema *schema)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < schema->field_count; ++i)
+        bytes +=
+            lks_shape_elements(&schema->fields[i].shape) * lks_dtype_bytes(schema->fields[i].dtype);
+    return bytes;
+}
+
+static lks_status choose_steps(lks_job *job)
+{
+    const lks_settings *settings = &job->experiment.settings;
+    job->steps = (uint64_t)settings->train.steps;
+    if (!job->steps) {
+        double samples = settings->train.epochs * (double)lks_dataset_samples(job->data);
+        job->steps = (uint64_t)((samples + (double)job->geometry.global_batch - 1) /
+                                (double)job->geometry.global_batch);
+    }
+    if (!job->steps)
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "neither train.steps nor train.epochs is set: how long is it to train?");
+    return LKS_OK;
+}
+
+static lks_status open_model(lks_job *job)
+{
+    const lks_settings *settings = &job->experiment.settings;
+    const lks_schema *schema = lks_dataset_schema(job->data);
+    LKS_TRY(choose_steps(job));
+    job->order = lks_order_create(lks_dataset_samples(job->data), sample_bytes(schema),
+                                  (uint64_t)settings->train.seed);
+    LKS_TRY(lks_replica_init(&job->replica, job->experiment.model, schema, LKS_GRAPH_TRAIN,
+                             job->geometry.micro_batch, job->device));
+    job->layout = lks_graph_layout(job->replica.graph);
+    return lks_layout_fingerprint(job->layout, job->fingerprint);
+}
+
+/* Ranks whose processors or libraries compute differently would drift apart. */
+static lks_status check_probe(lks_job *job)
+{
+    uint64_t mine, root;
+    LKS_TRY(lks_device_probe(job->device, &mine));
+    root = mine;
+    LKS_TRY(lks_comm_broadcast(job->comm, 0, &root, sizeof root));
+    lks_status status = LKS_OK;
+    if (mine != root)
+        status =
+            LKS_FAIL(LKS_ERR_USAGE,
+                     "host %s (%s) computes other bits than rank 0's host %s: use hosts with the "
+                     "same processor and libraries",
+                     lks_comm_host(job->comm, lks_comm_rank(job->comm)),
+                     lks_device_arithmetic(job->device), lks_comm_host(job->comm, 0));
+    return lks_comm_agree(job->comm, status);
+}
+
+static lks_run_identity job_identity(const lks_job *job)
+{
+    return (lks_run_identity){.config = job->request->config,
+                              .data = job->data,
+                              .fingerprint = job->fingerprint,
+                              .arithmetic = lks_device_arithmetic(job->device),
+                              .lanes = job->geometry.lanes,
+                              .world_size = lks_comm_size(job->comm)};
+}
+
+static lks_status claim_on_root(void *user)
+{
+    lks_job *job = user;
+    lks_run_identity identity = job_identity(job);
+    LKS_TRY(lks_run_directory_open(&job->run, job->request->run_directory));
+    return lks_run_directory_check(&job->run, &identity, job->request->resume);
+}
+
+static lks_status record_on_root(void *user)
+{
+    lks_job *job = user;
+    lks_run_identity identity = job_identity(job);
+    LKS_TRY(lks_run_directory_record(&job->run, &identity, job->step));
+    return lks_report_open(&job->report, job->request->run_directory, job->step, job->steps);
+}
+
+static lks_status open_reducer(lks_job *job)
+{
+    const lks_settings *settings = &job->experiment.settings;
+    lks_reducer_spec spec = {.comm = job->comm,
+                             .device = job->device,
+                             .layout = job->layout,
+                             .lanes = job->geometry.lanes,
+                             .link = settings->collectives.link,
+                             .bucket_bytes = (uint64_t)settings->collectives.bucket_bytes};
+    LKS_TRY(lks_reducer_open(&job->reducer, &spec));
+    lks_reducer_owned(job->reducer, &job->first_block, &job->end_block);
+    job->base_offset =
+        job->first_block < job->end_block ? job->layout->blocks[job->first_block].offset : 0;
+    return LKS_OK;
+}
+
+static lks_status open_states(lks_job *job)
+{
+    const lks_optimizer *optimizer = job->experiment.optimizer;
+    int count = lks_optimizer_state_count(optimizer);
+    if (job->first_block < job->end_block) {
+        const lks_layout_block *last = &job->layout->blocks[job->end_block - 1];
+        job->state_elements = last->offset + last->elements - job->base_offset;
+    }
+    LKS_TRY(LKS_NEW_ARRAY(&job->states, (size_t)count + 1));
+    LKS_TRY(LKS_NEW_ARRAY(&job->arrays, (size_t)count + 1));
+    job->arrays[0] =
+        (lks_state_array){.group = "model",
+                          .data = lks_reducer_parameters(job->reducer) + job->base_offset,
+                          .base_offset = job->base_offset};
+    for (int i = 0; i < count; ++i) {
+        LKS_TRY(lks_device_allocate(job->device, job->state_elements * sizeof(float),
+                                    (void **)&job->states[i]));
+        job->arrays[1 + i] = (lks_state_array){.group = lks_optimizer_state_group(optimizer, i),
+                                               .data = job->states[i],
+                                               .parameters_only = true,
+                                               .base_offset = job->base_offset};
+    }
+    LKS_TRY(lks_exchange_open(&job->exchange, job->comm, job->layout, job->geometry.lanes));
+    int64_t own_samples = (int64_t)(job->geometry.end_lane - job->geometry.first_lane) *
+                          job->geometry.micro_batches * job->geometry.micro_batch;
+    if (job->experiment.settings.report.ledger)
+        LKS_TRY(LKS_NEW_ARRAY(&job->sample_ids, (size_t)own_samples));
+    return LKS_OK;
+}
+
+static lks_status open_checkpoints(lks_job *job)
+{
+    const lks_settings *settings = &job->experiment.settings;
+    lks_checkpoints_spec spec = {.run_directory = job->request->run_directory,
+                                 .layout = job->layout,
+                                 .arrays = job->arrays,
+                                 .array_count =
+                                     1 + lks_optimizer_state_count(job->experiment.optimizer),
+                                 .first_block = job->first_block,
+                                 .end_block = job->end_block,
+                                 .keep = (int)settings->checkpoint.keep,
+                                 .keep_best = settings->checkpoint.keep_best,
+                                 .comm = job->comm};
+    return lks_checkpoints_open(&job->checkpoints, &spec);
+}
+
+static lks_status open_loader(lks_job *job)
+{
+    const lks_settings *settings = &job->experiment.settings;
+    const lks_geometry *geometry = &job->geometry;
+    lks_loader_spec spec = {.dataset = job->data,
+                            .order = &job->order,
+                            .lanes = geometry->lanes,
+                            .first_lane = geometry->first_lane,
+                            .end_lane = geometry->end_lane,
+                            .micro_batches = geometry->micro_batches,
+                            .micro_batch = geometry->micro_batch,
+                            .first_step = job->step,
+                            .end_step = job->steps,
+                            .threads = (int)settings->data.threads,
+                            .depth = (int)settings->data.ring};
+    return lks_loader_open(&job->loader, &spec);
+}
+
+static lks_status open_validation(lks_job *job)
+{
+    const lks_settings *settings = &job->experiment.settings;
+    lks_evaluator_spec spec = {.comm = job->comm,
+                               .device = job->device,
+                               .model = job->experiment.model,
+                               .directory = settings->data.validation,
+                               .layout = job->layout,
+                               .micro_batch = job->geometry.micro_batch,
+                               .threads = (int)settings->data.threads,
+                               .ring = (int)settings->data.ring};
+    if (!*settings->data.validation)
+        return LKS_OK;
+    return lks_evaluator_open(&job->validation, &spec);
+}
+
+static lks_status job_open(lks_job *job)
+{
+    lks_comm *comm = job->comm;
+    LKS_TRY(lks_comm_agree(comm, open_experiment(job)));
+    LKS_TRY(lks_comm_agree(comm, open_model(job)));
+    LKS_TRY(check_probe(job));
+    LKS_TRY(lks_comm_agree(comm, open_validation(job)));
+    LKS_TRY(lks_comm_on_root(comm, claim_on_root, job));
+    LKS_TRY(open_reducer(job));
+    LKS_TRY(lks_comm_agree(comm, open_states(job)));
+    LKS_TRY(open_checkpoints(job));
+    LKS_TRY(lks_job_start(job));
+    LKS_TRY(lks_comm_on_root(comm, record_on_root, job));
+    if (job->step < job->steps)
+        LKS_TRY(lks_comm_agree(comm, open_loader(job)));
+    return lks_job_print_memory(job);
+}
+
+lks_status lks_job_open(lks_job *job, const lks_train_request *request)
+{
+    *job = (lks_job){.request = request, .comm = request->comm, .run = {.lock = -1}};
+    lks_status status = job_open(job);
+    if (status != LKS_OK)
+        lks_job_close(job);
+    return status;
+}
+
+void lks_job_close(lks_job *job)
+{
+    int states =
+        job->experiment.optimizer ? lks_optimizer_state_count(job->experiment.optimizer) : 0;
+    lks_loader_close(job->loader);
+    lks_checkpoints_close(job->checkpoints);
+    lks_evaluator_close(job->validation);
+    lks_exchange_close(job->exchange);
+    for (int i = 0; job->states && i < states; ++i)
+        lks_device_free(job->device, job->states[i], job->state_elements * sizeof(float));
+    lks_memory_free(job->states);
+    lks_memory_free(job->arrays);
+    lks_memory_free(job->sample_ids);
+    lks_reducer_close(job->reducer);
+    lks_replica_release(&job->replica);
+    lks_dataset_close(job->data);
+    lks_device_close(job->device);
+    lks_experiment_release(&job->experiment);
+    lks_report_close(job->report);
+    lks_run_directory_close(&job->run);
+    *job = (lks_job){.run = {.lock = -1}};
+}
+
+/* What a rank needs, by use; in bytes. */
+typedef struct memory_need {
+    uint64_t optimizer, activations, validation, staging, loader, links;
+} memory_need;
+
+static uint64_t need_total(const memory_need *need)
+{
+    return need->optimizer + need->activations + need->validation + need->staging + need->loader +
+           need->links;
+}
+
+static memory_need rank_need(const lks_job *job, const lks_reducer_stats *reducer)
+{
+    lks_executor_memory executor = lks_executor_get_memory(job->replica.executor);
+    return (memory_need){
+        .optimizer = job->state_elements * sizeof(float) *
+                     (uint64_t)lks_optimizer_state_count(job->experiment.optimizer),
+        .activations =
+            executor.activations_bytes + executor.workspace_bytes + executor.constants_bytes,
+        .validation = job->validation ? lks_evaluator_bytes(job->validation) : 0,
+        .staging = lks_checkpoints_get_stats(job->checkpoints).staging_bytes,
+        .loader = job->loader ? lks_loader_bytes(job->loader) : 0,
+        .links = reducer->private_bytes,
+    };
+}
+
+static void log_need(const lks_job *job, const lks_reducer_stats *reducer, const memory_need *need,
+                     uint64_t node_bytes)
+{
+    char t[8][32];
+    lks_log_root(
+        "memory per rank: optimizer %s, activations %s, validation %s, checkpoint staging %s, "
+        "loader %s, gradients and parameters not shared %s",
+        lks_text_bytes(t[0], sizeof t[0], need->optimizer),
+        lks_text_bytes(t[1], sizeof t[1], need->activations),
+        lks_text_bytes(t[2], sizeof t[2], need->validation),
+        lks_text_bytes(t[3], sizeof t[3], need->staging),
+        lks_text_bytes(t[4], sizeof t[4], need->loader),
+        lks_text_bytes(t[5], sizeof t[5], need->links));
+    lks_log_root("memory per node: %s for %d ranks, of which parameters and gradients shared %s",
+                 lks_text_bytes(t[6], sizeof t[6], node_bytes), lks_comm_local_size(job->comm),
+                 lks_text_bytes(t[7], sizeof t[7], reducer->shared_bytes));
+}
+
+lks_status lks_job_print_memory(lks_job *job)
+{
+    int world_size = lks_comm_size(job->comm);
+    lks_reducer_stats reducer = lks_reducer_get_stats(job->reducer);
+    memory_need mine = rank_need(job, &reducer), *all;
+    size_t *bytes;
+    LKS_TRY(LKS_NEW_ARRAY(&all, (size_t)world_size));
+    LKS_TRY(LKS_NEW_ARRAY(&bytes, (size_t)world_size));
+    for (int rank = 0; rank < world_size; ++rank)
+        bytes[rank] = sizeof mine;
+    lks_status status = lks_comm_all_gather(job->comm, &mine, all, bytes);
+    uint64_t node = reducer.shared_bytes;
+    for (int rank = 0; rank < world_size; ++rank)
+        if (lks_comm_node_of(job->comm, rank) == lks_comm_node(job->comm))
+            node += need_total(&all[rank]);
+    if (status == LKS_OK)
+        log_need(job, &reducer, &mine, node);
+    lks_memory_free(all);
+    lks_memory_free(bytes);
+    return status;
+}

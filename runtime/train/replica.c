@@ -1,0 +1,46 @@
+#include "runtime/train/replica.h"
+#include "runtime/base/memory.h"
+
+#include <string.h>
+
+static lks_status replica_graph(lks_graph **out, const lks_schema *schema, lks_graph_mode mode,
+                                int64_t micro_batch)
+{
+    lks_graph_input *inputs;
+    LKS_TRY(LKS_NEW_ARRAY(&inputs, (size_t)schema->field_count));
+    for (int i = 0; i < schema->field_count; ++i) {
+        const lks_field *field = &schema->fields[i];
+        inputs[i] =
+            (lks_graph_input){field->name, field->dtype, {field->shape.axes + 1, {micro_batch}}};
+        memcpy(inputs[i].shape.size + 1, field->shape.size,
+               (size_t)field->shape.axes * sizeof field->shape.size[0]);
+    }
+    lks_status status = lks_graph_create(out, mode, micro_batch, inputs, schema->field_count);
+    lks_memory_free(inputs);
+    return status;
+}
+
+static lks_status replica_open(lks_replica *replica, lks_model *model, const lks_schema *schema,
+                               lks_graph_mode mode, int64_t micro_batch, lks_device *device)
+{
+    LKS_TRY(replica_graph(&replica->graph, schema, mode, micro_batch));
+    LKS_TRY(lks_model_build(model, schema, replica->graph));
+    return lks_executor_open(&replica->executor, replica->graph, device);
+}
+
+lks_status lks_replica_init(lks_replica *replica, lks_model *model, const lks_schema *schema,
+                            lks_graph_mode mode, int64_t micro_batch, lks_device *device)
+{
+    *replica = (lks_replica){0};
+    lks_status status = replica_open(replica, model, schema, mode, micro_batch, device);
+    if (status != LKS_OK)
+        lks_replica_release(replica);
+    return status;
+}
+
+void lks_replica_release(lks_replica *replica)
+{
+    lks_executor_close(replica->executor);
+    lks_graph_destroy(replica->graph);
+    *replica = (lks_replica){0};
+}

@@ -1,0 +1,19 @@
+/* A replica: the model's graph for some data, opened on this rank's device. */
+#ifndef LKS_TRAIN_REPLICA_H
+#define LKS_TRAIN_REPLICA_H
+
+#include "runtime/graph/executor.h"
+#include "runtime/models/model.h"
+
+typedef struct lks_replica {
+    lks_graph *graph;
+    lks_executor *executor;
+} lks_replica;
+
+/* Starts from {0}. Not collective. */
+lks_status lks_replica_init(lks_replica *replica, lks_model *model, const lks_schema *schema,
+                            lks_graph_mode mode, int64_t micro_batch,
+                            lks_device *device) LKS_MUST_CHECK;
+void lks_replica_release(lks_replica *replica);
+
+#endif

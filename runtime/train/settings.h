@@ -1,0 +1,37 @@
+/* The settings that no driver owns, a section each. */
+#ifndef LKS_TRAIN_SETTINGS_H
+#define LKS_TRAIN_SETTINGS_H
+
+#include "runtime/base/config.h"
+
+typedef struct lks_settings {
+    struct {
+        const char *train, *validation; /* dataset directories */
+        int64_t threads, ring;
+    } data;
+    struct {
+        int64_t steps, global_batch, lanes, micro_batch, seed, validate_every_steps;
+        double epochs;
+        int precision;
+        const char *initialize;
+    } train;
+    struct {
+        int64_t every_steps, keep;
+        bool keep_best;
+    } checkpoint;
+    struct {
+        const char *link;
+        int64_t bucket_bytes;
+    } collectives;
+    struct {
+        int64_t every_steps;
+        bool ledger;
+    } report;
+    struct {
+        const char *name;
+    } device;
+} lks_settings;
+
+lks_status lks_settings_bind(lks_settings *settings, lks_config *config) LKS_MUST_CHECK;
+
+#endif

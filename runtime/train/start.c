@@ -1,0 +1,97 @@
+/* Where a job starts from: its newest checkpoint, another job's parameters, or
+ * fresh random numbers. */
+#include "runtime/base/log.h"
+#include "runtime/base/memory.h"
+#include "runtime/train/find.h"
+#include "runtime/train/job.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static lks_status read_arrays(lks_job *job, lks_checkpoint *checkpoint, int count)
+{
+    for (int i = 0; i < count; ++i)
+        LKS_TRY(lks_checkpoint_read(checkpoint, job->layout, &job->arrays[i], job->first_block,
+                                    job->end_block));
+    return LKS_OK;
+}
+
+static void warn_of_other_arithmetic(const lks_job *job, const lks_checkpoint *checkpoint)
+{
+    const json_t *manifest = lks_checkpoint_manifest(checkpoint);
+    const char *then = json_string_value(json_object_get(manifest, "arithmetic"));
+    const char *now = lks_device_arithmetic(job->device);
+    if (then && strcmp(then, now))
+        lks_log_root(
+            "warning: the checkpoint was made with \"%s\", this is \"%s\": the bits may differ "
+            "from here on",
+            then, now);
+}
+
+static lks_status resume_from(lks_job *job, const char *path)
+{
+    lks_checkpoint *checkpoint;
+    LKS_TRY(lks_checkpoint_open(&checkpoint, path, LKS_CHECK_MANIFEST));
+    int arrays = 1 + lks_optimizer_state_count(job->experiment.optimizer);
+    lks_status status = read_arrays(job, checkpoint, arrays);
+    job->step = lks_checkpoint_step(checkpoint);
+    warn_of_other_arithmetic(job, checkpoint);
+    lks_checkpoint_close(checkpoint);
+    return status;
+}
+
+static lks_status initialize_from(lks_job *job, const char *path)
+{
+    lks_checkpoint *checkpoint;
+    LKS_TRY(lks_checkpoint_open(&checkpoint, path, LKS_CHECK_MANIFEST));
+    lks_status status = read_arrays(job, checkpoint, 1);
+    lks_checkpoint_close(checkpoint);
+    return status;
+}
+
+static lks_status start_initialized(lks_job *job)
+{
+    const char *source = job->experiment.settings.train.initialize;
+    char *found;
+    lks_find find = {.path = source, .check = LKS_CHECK_ALL};
+    LKS_TRY(lks_find_checkpoint(job->comm, &find, &found));
+    if (!found)
+        return LKS_FAIL(LKS_ERR_USAGE, "train.initialize: %s holds no checkpoint", source);
+    lks_log_root("initial parameters from %s", found);
+    lks_status status = initialize_from(job, found);
+    free(found);
+    return status;
+}
+
+static lks_status start_fresh(lks_job *job)
+{
+    if (*job->experiment.settings.train.initialize)
+        return start_initialized(job);
+    return lks_graph_initialize_blocks(
+        job->replica.graph, (uint64_t)job->experiment.settings.train.seed, job->first_block,
+        job->end_block, lks_reducer_parameters(job->reducer));
+}
+
+static lks_status refuse_missing(const lks_job *job)
+{
+    if (job->request->resume != LKS_RESUME_MUST)
+        return LKS_OK;
+    return LKS_FAIL(LKS_ERR_USAGE, "%s has no checkpoint yet, and --resume must was given",
+                    job->request->run_directory);
+}
+
+lks_status lks_job_start(lks_job *job)
+{
+    char *found;
+    lks_find find = {
+        .path = job->request->run_directory, .check = LKS_CHECK_ALL, .set_aside = true};
+    LKS_TRY(lks_find_checkpoint(job->comm, &find, &found));
+    lks_status status = found ? LKS_OK : refuse_missing(job);
+    if (found)
+        lks_log_root("resuming from %s", found);
+    if (status == LKS_OK)
+        status = found ? resume_from(job, found) : start_fresh(job);
+    free(found);
+    LKS_TRY(lks_comm_agree(job->comm, status));
+    return lks_reducer_gather(job->reducer);
+}

@@ -1,0 +1,80 @@
+#include "runtime/train/train.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/log.h"
+#include "runtime/train/hooks.h"
+#include "runtime/train/step.h"
+
+static void log_plan(const lks_job *job)
+{
+    char seconds[32];
+    const lks_geometry *g = &job->geometry;
+    snprintf(seconds, sizeof seconds, "%.2f",
+             (double)(lks_clock_ns() - lks_clock_process_start_ns()) * 1e-9);
+    lks_log_root("%s with %llu parameters on %llu samples; %d ranks on %d nodes, %s, link %s, %s",
+                 lks_model_name(job->experiment.model), (unsigned long long)job->layout->elements,
+                 (unsigned long long)lks_dataset_samples(job->data), lks_comm_size(job->comm),
+                 lks_comm_node_count(job->comm), lks_comm_about(job->comm),
+                 lks_reducer_link(job->reducer), lks_device_arithmetic(job->device));
+    lks_log_root("global batch %lld = %d lanes x %lld micro-batches x %lld samples; step %llu of "
+                 "%llu; ready "
+                 "after %s s",
+                 (long long)g->global_batch, g->lanes, (long long)g->micro_batches,
+                 (long long)g->micro_batch, (unsigned long long)job->step,
+                 (unsigned long long)job->steps, seconds);
+}
+
+static lks_status train_steps(lks_job *job, bool *stop)
+{
+    while (job->step < job->steps && !*stop) {
+        lks_step_result result;
+        LKS_TRY(lks_step_run(job, &result));
+        LKS_TRY(lks_hooks_run(job, &result, stop));
+    }
+    return *stop ? LKS_OK : lks_hooks_finish(job);
+}
+
+static void print_profile(const lks_job *job)
+{
+    lks_text table = {0};
+    lks_executor_profile_print(job->replica.executor, &table);
+    lks_log_root("time per kernel, rank 0:\n%s", table.data ? table.data : "");
+    lks_text_release(&table);
+}
+
+static lks_status train_job(lks_job *job, bool *stop)
+{
+    log_plan(job);
+    if (job->step >= job->steps) {
+        lks_log_root("step %llu of %llu: nothing left to do; raise train.steps to go on",
+                     (unsigned long long)job->step, (unsigned long long)job->steps);
+        return LKS_OK;
+    }
+    lks_executor_profile(job->replica.executor, job->request->profile);
+    LKS_TRY(train_steps(job, stop));
+    if (job->request->profile)
+        print_profile(job);
+    return LKS_OK;
+}
+
+lks_status lks_train(const lks_train_request *request, bool *alone)
+{
+    lks_job job;
+    bool stop = false;
+    *alone = false;
+    LKS_TRY(lks_job_open(&job, request));
+    lks_status status = train_job(&job, &stop);
+    /* After a failure that the others do not know of, closing together would hang. */
+    *alone = status != LKS_OK && status != LKS_ERR_NOT_FINITE && lks_comm_size(request->comm) > 1;
+    if (*alone)
+        return status;
+    lks_job_close(&job);
+    return status == LKS_OK && stop ? LKS_STOPPED : status;
+}
+
+lks_status lks_train_check_config(lks_config *config)
+{
+    lks_experiment experiment;
+    LKS_TRY(lks_experiment_init(&experiment, config));
+    lks_experiment_release(&experiment);
+    return LKS_OK;
+}

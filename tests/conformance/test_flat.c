@@ -1,0 +1,349 @@
+/* Flat memory: the lane tree bit for bit, updates against f64, devices and the probe. */
+#include "tests/conformance/test_kernels_a.h"
+
+#include "runtime/base/rng.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LANES_MAX = 17, ELEMENTS = 2500 };
+
+static float lane_value(int lane, int element)
+{
+    lks_rng_block words =
+        lks_rng_words(lks_rng_key(1, LKS_RNG_TEST, 0), (uint64_t)lane, (uint64_t)element);
+    return (lks_rng_uniform(words.word[0]) - 0.5f) * (float)(1 << words.word[1] % 12);
+}
+
+static int split(int first, int end)
+{
+    int half = 1;
+    while (half * 2 < end - first)
+        half *= 2;
+    return first + half;
+}
+
+/* tree(first, end) as device.h defines it. */
+static float tree(int first, int end, int element)
+{
+    if (end - first == 1)
+        return lane_value(first, element);
+    int middle = split(first, end);
+    float left = tree(first, middle, element);
+    return left + tree(middle, end, element);
+}
+
+/* The largest nodes of tree(first, end) that lie within [from, to). */
+static int cover(int first, int end, int from, int to, lks_partial *out)
+{
+    if (to <= first || end <= from)
+        return 0;
+    if (from <= first && end <= to) {
+        float *data = malloc(ELEMENTS * sizeof *data);
+        for (int i = 0; i < ELEMENTS; ++i)
+            data[i] = tree(first, end, i);
+        *out = (lks_partial){first, end, data};
+        return 1;
+    }
+    int middle = split(first, end), left = cover(first, middle, from, to, out);
+    return left + cover(middle, end, from, to, out + left);
+}
+
+static double square_sum_of(const float *x)
+{
+    double sum = 0;
+    for (int i = 0; i < ELEMENTS; ++i)
+        sum += (double)x[i] * x[i];
+    return sum;
+}
+
+/* The partials that `ranks` ranks send; into one of them, or into memory of its own. */
+static void run_sum(lks_device *device, int lanes, int ranks, int into, const float *wanted)
+{
+    lks_partial partials[LANES_MAX];
+    int count = 0;
+    for (int r = 0; r < ranks; ++r)
+        count += cover(0, lanes, r * lanes / ranks, (r + 1) * lanes / ranks, partials + count);
+    float own[ELEMENTS];
+    float *out = into < count ? (float *)(uintptr_t)partials[into].data : own;
+    double squares = -1;
+    ck_assert_int_eq(lks_device_sum_partials(device, partials, count, lanes, ELEMENTS, out,
+                                             into % 2 ? NULL : &squares),
+                     LKS_OK);
+    ck_assert_mem_eq(out, wanted, sizeof own);
+    if (into % 2 == 0) /* 2,500 additions in f64 */
+        ck_assert_double_eq_tol(squares, square_sum_of(wanted),
+                                2500 * 0x1p-53 * square_sum_of(wanted));
+    for (int i = 0; i < count; ++i)
+        free((void *)(uintptr_t)partials[i].data);
+}
+
+START_TEST(test_sum_partials)
+{
+    static float wanted[ELEMENTS];
+    lks_device *device = harness_open(_i);
+    for (int lanes = 1; lanes <= LANES_MAX; ++lanes) {
+        for (int i = 0; i < ELEMENTS; ++i)
+            wanted[i] = tree(0, lanes, i);
+        for (int ranks = 1; ranks <= lanes && ranks <= 8; ++ranks)
+            for (int into = 0; into < lanes + 2; into += 3)
+                run_sum(device, lanes, ranks, into, wanted);
+    }
+    lks_device_close(device);
+}
+END_TEST
+
+START_TEST(test_sum_refused)
+{
+    lks_device *device = harness_open(_i);
+    float x[4] = {1, 2, 3, 4}, out[4];
+    lks_partial gap[] = {{0, 2, x}, {3, 4, x}}, no_node[] = {{0, 3, x}, {3, 4, x}};
+    ck_assert_int_eq(lks_device_sum_partials(device, gap, 2, 4, 4, out, NULL), LKS_ERR_INTERNAL);
+    ck_assert_int_eq(lks_device_sum_partials(device, gap, 1, 4, 4, out, NULL), LKS_ERR_INTERNAL);
+    ck_assert_int_eq(lks_device_sum_partials(device, no_node, 2, 4, 4, out, NULL),
+                     LKS_ERR_INTERNAL);
+    lks_device_close(device);
+}
+END_TEST
+
+/* The same bits of square_sum whatever the instruction set. */
+START_TEST(test_square_sum_everywhere)
+{
+    static float x[ELEMENTS], out[ELEMENTS];
+    double first = 0;
+    for (int i = 0; i < ELEMENTS; ++i)
+        x[i] = lane_value(0, i);
+    lks_partial partial = {0, 1, x};
+    for (int variant = 0; variant < harness_variants(); ++variant) {
+        lks_device *device = harness_open(variant);
+        double squares;
+        ck_assert_int_eq(lks_device_sum_partials(device, &partial, 1, 1, ELEMENTS, out, &squares),
+                         LKS_OK);
+        ck_assert_mem_eq(out, x, sizeof out);
+        if (variant == 0)
+            first = squares;
+        ck_assert(squares == first);
+        lks_device_close(device);
+    }
+}
+END_TEST
+
+START_TEST(test_add)
+{
+    lks_device *device = harness_open(_i);
+    float into[77], from[77];
+    for (int i = 0; i < 77; ++i) {
+        into[i] = lane_value(1, i);
+        from[i] = lane_value(2, i);
+    }
+    ck_assert_int_eq(lks_device_add(device, 77, from, into), LKS_OK);
+    for (int i = 0; i < 77; ++i)
+        ck_assert(into[i] == lane_value(1, i) + lane_value(2, i));
+    lks_device_close(device);
+}
+END_TEST
+
+/* --- Updates ---------------------------------------------------------------------- */
+
+enum { GRADIENT, PARAMETER, STATE0, STATE1, ARRAYS };
+enum { UPDATE_ELEMENTS = 517 };
+typedef struct update_arrays {
+    float x[ARRAYS][UPDATE_ELEMENTS];
+} update_arrays;
+
+static void fill(update_arrays *arrays)
+{
+    for (int a = 0; a < ARRAYS; ++a)
+        for (int i = 0; i < UPDATE_ELEMENTS; ++i) {
+            float value = lane_value(a, i) / 100;
+            arrays->x[a][i] = a == STATE1 ? fabsf(value) : value;
+        }
+}
+
+/* One element in f64; sizes get the sums of the absolute values that went in. */
+static void exact_update(const lks_update *u, double g, double *p, double *s0, double *s1,
+                         double size[ARRAYS])
+{
+    double lr = u->lr, decay = u->weight_decay, b1 = u->beta1, b2 = u->beta2;
+    g *= u->gradient_scale;
+    size[PARAMETER] = fabs(*p);
+    if (u->rule == LKS_UPDATE_AVERAGE) {
+        size[PARAMETER] += fabs(g);
+        *p = (1 - (double)u->momentum) * *p + (double)u->momentum * g;
+        return;
+    }
+    bool decoupled = u->rule == LKS_UPDATE_ADAM && u->decoupled;
+    double g_size = fabs(g) + (decoupled ? 0 : fabs(decay * *p));
+    if (!decoupled)
+        g += decay * *p;
+    if (u->rule == LKS_UPDATE_SGD) {
+        double momentum = u->momentum, kept = u->first_step ? 0 : momentum;
+        size[STATE0] = fabs(kept * *s0) + g_size;
+        *s0 = kept * *s0 + g;
+        double step = momentum == 0 ? g : u->nesterov ? g + momentum * *s0 : *s0;
+        size[PARAMETER] += lr * (momentum == 0 ? g_size : g_size + size[STATE0]);
+        *p -= lr * step;
+        return;
+    }
+    if (decoupled)
+        *p -= lr * decay * *p;
+    size[STATE0] = fabs(b1 * *s0) + (1 - b1) * g_size;
+    size[STATE1] = b2 * *s1 + (1 - b2) * g_size * g_size;
+    *s0 = b1 * *s0 + (1 - b1) * g;
+    *s1 = b2 * *s1 + (1 - b2) * g * g;
+    double root = sqrt(*s1 / (double)u->correction2) + (double)u->epsilon;
+    /* The square's error reaches the step by at most size / value of state1. */
+    double blow_up = 1 + (*s1 > 0 ? size[STATE1] / *s1 : 0);
+    size[PARAMETER] += lr / (double)u->correction1 * size[STATE0] / root * blow_up;
+    *p -= lr * (*s0 / (double)u->correction1) / root;
+}
+
+static void check_element(const char *name, float found, double wanted, double size, int i)
+{
+    /* At most 12 roundings on the way to any of them. 1 - beta of f32 betas is exact in f32. */
+    ck_assert_msg(fabs(found - wanted) <= 12 * 0x1p-24 * size + 0x1p-126,
+                  "%s[%d]: %.9g, wanted %.17g", name, i, (double)found, wanted);
+}
+
+static void run_update(lks_device *device, const lks_update *update)
+{
+    static update_arrays before, once, pieces;
+    bool momentum = update->rule == LKS_UPDATE_SGD && update->momentum != 0;
+    bool adam = update->rule == LKS_UPDATE_ADAM;
+    fill(&before);
+    fill(&once);
+    fill(&pieces);
+    ck_assert_int_eq(lks_device_update(device, update, UPDATE_ELEMENTS, once.x[GRADIENT],
+                                       once.x[PARAMETER], momentum || adam ? once.x[STATE0] : NULL,
+                                       adam ? once.x[STATE1] : NULL),
+                     LKS_OK);
+    for (int first = 0, count = 1; first < UPDATE_ELEMENTS; first += count, count += 7) {
+        uint64_t n = (uint64_t)(first + count < UPDATE_ELEMENTS ? count : UPDATE_ELEMENTS - first);
+        ck_assert_int_eq(lks_device_update(device, update, n, pieces.x[GRADIENT] + first,
+                                           pieces.x[PARAMETER] + first, pieces.x[STATE0] + first,
+                                           pieces.x[STATE1] + first),
+                         LKS_OK);
+    }
+    ck_assert_mem_eq(&once, &pieces, sizeof once); /* however it is cut */
+    for (int i = 0; i < UPDATE_ELEMENTS; ++i) {
+        double p = before.x[PARAMETER][i], s0 = before.x[STATE0][i], s1 = before.x[STATE1][i];
+        double size[ARRAYS] = {0};
+        exact_update(update, before.x[GRADIENT][i], &p, &s0, &s1, size);
+        check_element("parameter", once.x[PARAMETER][i], p, size[PARAMETER], i);
+        if (momentum || adam)
+            check_element("state0", once.x[STATE0][i], s0, size[STATE0], i);
+        if (adam)
+            check_element("state1", once.x[STATE1][i], s1, size[STATE1], i);
+    }
+    ck_assert_mem_eq(once.x[GRADIENT], before.x[GRADIENT], sizeof once.x[GRADIENT]);
+}
+
+START_TEST(test_update)
+{
+    lks_device *device = harness_open(_i);
+    lks_update base = {.gradient_scale = 0.37f, .lr = 0.01f, .weight_decay = 0.1f};
+    for (int option = 0; option < 8; ++option) {
+        lks_update sgd = base;
+        sgd.rule = LKS_UPDATE_SGD;
+        sgd.momentum = option & 1 ? 0.9f : 0;
+        sgd.nesterov = option & 2;
+        sgd.first_step = option & 4;
+        run_update(device, &sgd);
+    }
+    for (int option = 0; option < 4; ++option) {
+        lks_update adam = base;
+        adam.rule = LKS_UPDATE_ADAM;
+        adam.beta1 = 0.9f;
+        adam.beta2 = 0.999f;
+        adam.epsilon = 1e-8f;
+        adam.correction1 = option & 1 ? 0.1f : 0.99f;
+        adam.correction2 = option & 1 ? 0.001f : 0.5f;
+        adam.decoupled = option & 2;
+        run_update(device, &adam);
+    }
+    lks_update average = {.rule = LKS_UPDATE_AVERAGE, .gradient_scale = 0.25f, .momentum = 0.1f};
+    run_update(device, &average);
+    lks_device_close(device);
+}
+END_TEST
+
+START_TEST(test_update_without_state)
+{
+    lks_device *device = harness_open(_i);
+    lks_update adam = {.rule = LKS_UPDATE_ADAM};
+    float x[2] = {0};
+    ck_assert_int_eq(lks_device_update(device, &adam, 2, x, x, x, NULL), LKS_ERR_INTERNAL);
+    lks_device_close(device);
+}
+END_TEST
+
+/* --- Devices ----------------------------------------------------------------------- */
+
+START_TEST(test_open)
+{
+    lks_device *device = NULL;
+    ck_assert_int_eq(lks_device_open(&device, "abacus", 0), LKS_ERR_USAGE);
+    ck_assert_ptr_nonnull(strstr(lks_status_message(), "this build has cpu"));
+    ck_assert_int_eq(lks_device_open(&device, "cpu:z80", 0), LKS_ERR_USAGE);
+    ck_assert_ptr_nonnull(strstr(lks_status_message(), "cpu:baseline"));
+    static const char *const names[] = {"cpu", "auto"};
+    for (int i = 0; i < 2; ++i) {
+        ck_assert_int_eq(lks_device_open(&device, names[i], 0), LKS_OK);
+        ck_assert_str_eq(lks_device_name(device), "cpu");
+        ck_assert_ptr_nonnull(strstr(lks_device_arithmetic(device), "onednn-"));
+        lks_device_close(device);
+    }
+    lks_device_close(NULL);
+}
+END_TEST
+
+START_TEST(test_memory)
+{
+    static const size_t sizes[] = {0, 1, 1000, 3 << 20};
+    lks_device *device = harness_open(_i);
+    for (int i = 0; i < 4; ++i) {
+        unsigned char *memory, value = 9, back = 0;
+        ck_assert_int_eq(lks_device_allocate(device, sizes[i], (void **)&memory), LKS_OK);
+        ck_assert_uint_eq((uintptr_t)memory % 64, 0);
+        for (size_t j = 0; j < sizes[i]; ++j)
+            ck_assert_uint_eq(memory[j], 0);
+        if (sizes[i]) {
+            ck_assert_int_eq(lks_device_copy_in(device, memory, &value, 1), LKS_OK);
+            ck_assert_int_eq(lks_device_copy_out(device, &back, memory, 1), LKS_OK);
+            ck_assert_uint_eq(back, 9);
+        }
+        lks_device_free(device, memory, sizes[i]);
+    }
+    lks_device_close(device);
+}
+END_TEST
+
+START_TEST(test_probe)
+{
+    uint64_t hash[2];
+    for (int i = 0; i < 2; ++i) {
+        lks_device *device = harness_open(_i);
+        lks_status status = lks_device_probe(device, &hash[i]);
+        ck_assert_msg(status == LKS_OK, "%s", lks_status_message());
+        lks_device_close(device);
+    }
+    ck_assert_uint_eq(hash[0], hash[1]);
+}
+END_TEST
+
+TCase *flat_cases(void)
+{
+    TCase *tcase = tcase_create("flat");
+    tcase_set_timeout(tcase, 60);
+    HARNESS_ADD(tcase, test_sum_partials);
+    HARNESS_ADD(tcase, test_sum_refused);
+    HARNESS_ADD(tcase, test_add);
+    HARNESS_ADD(tcase, test_update);
+    HARNESS_ADD(tcase, test_update_without_state);
+    HARNESS_ADD(tcase, test_memory);
+    HARNESS_ADD(tcase, test_probe);
+    tcase_add_test(tcase, test_square_sum_everywhere);
+    tcase_add_test(tcase, test_open);
+    return tcase;
+}
