@@ -107,9 +107,11 @@ lks_status lks_checkpoint_read(lks_checkpoint *checkpoint, const lks_layout *lay
                                const lks_state_array *array, uint32_t first_block,
                                uint32_t end_block) LKS_MUST_CHECK;
 
-/* `path` is a checkpoint, a run directory, or its checkpoints directory: the newest that verifies. With `set_aside` a bad one is renamed to
- * <name>.bad and warned of, else only passed over. *out NULL and LKS_OK: there is no checkpoint at all, or no such directory. Checkpoints but
- * none valid, or one of a newer version on the way: LKS_ERR_CORRUPT. `best`: the lowest validation loss instead of the newest. */
+/* `path` is a checkpoint, a run directory, or its checkpoints directory: the newest that verifies. Bad ones
+ * are warned of and passed over; with `set_aside` they are renamed to <name>.bad once one that holds is
+ * found. *out NULL and LKS_OK: there is no checkpoint at all, or no such directory. Checkpoints but none
+ * valid, or one of a newer version on the way: LKS_ERR_CORRUPT. `best`: the lowest validation loss
+ * instead of the newest. */
 lks_status lks_checkpoint_find(lks_checkpoint **out, const char *path, lks_checkpoint_check check,
                                bool set_aside, bool best) LKS_MUST_CHECK;
 

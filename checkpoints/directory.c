@@ -2,6 +2,7 @@
 
 #include "checkpoints/manifest.h"
 #include "runtime/base/files.h"
+#include "runtime/base/log.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -138,6 +139,8 @@ lks_status lks_directory_set_aside(const char *path)
     lks_status status = LKS_OK;
     if (rename(path, aside) != 0)
         status = LKS_FAIL(LKS_ERR_IO, "cannot rename %s to %s: %s", path, aside, strerror(errno));
+    else
+        lks_log_warn("renamed %s to %s", path, aside);
     free(aside);
     return status;
 }

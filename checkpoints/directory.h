@@ -30,7 +30,7 @@ lks_status lks_directory_commit(const char *directory, const char *partial,
                                 uint64_t step) LKS_MUST_CHECK;
 /* First to a name that is no checkpoint's, then away: a removal can be killed. */
 lks_status lks_directory_remove(const char *directory, uint64_t step) LKS_MUST_CHECK;
-/* To "<name>.bad", or .bad-2 and so on where that is taken. */
+/* To "<name>.bad", or .bad-2 and so on where that is taken, and says so. */
 lks_status lks_directory_set_aside(const char *path) LKS_MUST_CHECK;
 /* Keeps `committed`, the newest `keep` of the steps up to it and, with `best`, the one of the lowest
  * validation loss; removes the other steps below it. */

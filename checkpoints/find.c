@@ -66,7 +66,8 @@ static lks_status step_path(const char *directory, uint64_t step, char **out)
 
 typedef struct candidate {
     uint64_t step;
-    double loss; /* infinity where there is none */
+    double loss;  /* infinity where there is none */
+    bool damaged; /* it was looked at and does not hold */
 } candidate;
 
 /* Best first: newest, or with `by_loss` lowest loss and of equals the newest. */
@@ -88,12 +89,13 @@ static lks_status load_candidates(const char *directory, bool best, candidate **
     LKS_TRY(lks_directory_steps(directory, &steps, count));
     lks_status status = LKS_NEW_ARRAY(out, *count);
     for (size_t i = 0; status == LKS_OK && i < *count; ++i) {
-        (*out)[i] = (candidate){steps[i], INFINITY};
+        (*out)[i] = (candidate){.step = steps[i], .loss = INFINITY};
         char *path = NULL, *manifest = NULL;
         status = best ? step_path(directory, steps[i], &path) : LKS_OK;
         if (path != NULL)
             manifest = lks_files_join(path, LKS_MANIFEST_NAME);
-        double loss = manifest == NULL ? (double)NAN : lks_checkpoint_manifest_validation_loss(manifest);
+        double loss =
+            manifest == NULL ? (double)NAN : lks_checkpoint_manifest_validation_loss(manifest);
         if (isfinite(loss))
             (*out)[i].loss = loss;
         free(manifest);
@@ -105,50 +107,60 @@ static lks_status load_candidates(const char *directory, bool best, candidate **
     return status;
 }
 
-/* Names a checkpoint that does not hold, and puts it out of the way. */
-static lks_status pass_over(const char *path, lks_status status, bool set_aside)
-{
-    lks_log_warn("passed over a checkpoint: %s", lks_status_message());
-    if (!set_aside || status != LKS_ERR_CORRUPT)
-        return LKS_OK;
-    LKS_TRY(lks_directory_set_aside(path));
-    lks_log_warn("renamed %s to %s.bad", path, path);
-    return LKS_OK;
-}
-
 /* *out stays NULL when the checkpoint does not hold. */
-static lks_status try_one(lks_checkpoint **out, const char *directory, uint64_t step,
-                          lks_checkpoint_check check, bool set_aside)
+static lks_status try_one(lks_checkpoint **out, const char *directory, candidate *c,
+                          lks_checkpoint_check check)
 {
     char *path;
     lks_checkpoint_code code;
-    LKS_TRY(step_path(directory, step, &path));
+    LKS_TRY(step_path(directory, c->step, &path));
     lks_status status = lks_checkpoint_open_coded(out, path, check, &code);
-    /* It is whole, and going back behind it would lose steps: that is for a person to decide. */
-    bool wanted = code == LKS_CHECKPOINT_NEWER_VERSION || status == LKS_ERR_INTERNAL;
-    if (status != LKS_OK && !wanted)
-        status = pass_over(path, status, set_aside);
     free(path);
-    return status;
+    /* A newer one is whole, and going back behind it would lose steps: that is for a person to decide. */
+    if (status == LKS_OK || status == LKS_ERR_INTERNAL || code == LKS_CHECKPOINT_NEWER_VERSION)
+        return status;
+    c->damaged = status == LKS_ERR_CORRUPT;
+    lks_log_warn("passed over a checkpoint: %s", lks_status_message());
+    return LKS_OK;
+}
+
+/* Only when another one holds: where none does, nothing is touched. */
+static lks_status set_damaged_aside(const char *directory, const candidate *candidates,
+                                    size_t count)
+{
+    for (size_t i = 0; i < count; ++i) {
+        char *path;
+        if (!candidates[i].damaged)
+            continue;
+        LKS_TRY(step_path(directory, candidates[i].step, &path));
+        lks_status status = lks_directory_set_aside(path);
+        free(path);
+        LKS_TRY(status);
+    }
+    return LKS_OK;
 }
 
 static lks_status find_in(lks_checkpoint **out, const char *directory, lks_checkpoint_check check,
                           bool set_aside, bool best)
 {
     candidate *candidates = NULL;
-    size_t count;
+    size_t count, tried = 0;
     lks_status status = load_candidates(directory, best, &candidates, &count);
-    for (size_t i = 0; status == LKS_OK && *out == NULL && i < count; ++i)
-        status = try_one(out, directory, candidates[i].step, check, set_aside);
+    while (status == LKS_OK && *out == NULL && tried < count)
+        status = try_one(out, directory, &candidates[tried++], check);
+    if (status == LKS_OK && *out == NULL && count > 0)
+        status = LKS_FAIL(LKS_ERR_CORRUPT,
+                          "none of the %zu checkpoints in %s holds; to start again from nothing, "
+                          "give another run directory",
+                          count, directory);
+    if (status == LKS_OK && set_aside)
+        status = set_damaged_aside(directory, candidates, tried);
     lks_memory_free(candidates);
-    LKS_TRY(status);
-    if (*out == NULL && count > 0)
-        return LKS_FAIL(
-            LKS_ERR_CORRUPT,
-            "none of the %zu checkpoints in %s holds; to start again from nothing, give "
-            "another run directory",
-            count, directory);
-    return LKS_OK;
+    if (status != LKS_OK) {
+        lks_checkpoint_close(*out);
+        *out = NULL;
+    }
+    return status;
 }
 
 lks_status lks_checkpoint_find(lks_checkpoint **out, const char *path, lks_checkpoint_check check,

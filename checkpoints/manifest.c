@@ -76,7 +76,7 @@ static bool add_info(json_t *manifest, const lks_checkpoint_info *info, int worl
 }
 
 lks_status lks_checkpoint_manifest_begin(json_t **out, const lks_checkpoint_info *info,
-                              const lks_layout *layout, int world_size)
+                                         const lks_layout *layout, int world_size)
 {
     json_t *manifest = json_object();
     if (manifest != NULL && add_info(manifest, info, world_size) && add_layout(manifest, layout)) {
@@ -150,7 +150,8 @@ static lks_status write_sealed(const char *path, char *text)
     return status;
 }
 
-lks_status lks_checkpoint_manifest_write(json_t *manifest, const lks_state_map *map, const char *path)
+lks_status lks_checkpoint_manifest_write(json_t *manifest, const lks_state_map *map,
+                                         const char *path)
 {
     LKS_TRY(add_map(manifest, map));
     char *text = json_dumps(manifest, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
@@ -330,8 +331,8 @@ static lks_status read_map(lks_checkpoint_manifest_data *m, const char *path)
     return LKS_OK;
 }
 
-static lks_status read_text(lks_checkpoint_manifest_data *m, const char *path, const char *text, size_t bytes,
-                            lks_checkpoint_code *code)
+static lks_status read_text(lks_checkpoint_manifest_data *m, const char *path, const char *text,
+                            size_t bytes, lks_checkpoint_code *code)
 {
     *code = LKS_CHECKPOINT_UNREADABLE;
     LKS_TRY(lks_json_parse(text, bytes, path, &m->json));
@@ -346,7 +347,8 @@ static lks_status read_text(lks_checkpoint_manifest_data *m, const char *path, c
     return LKS_OK;
 }
 
-lks_status lks_checkpoint_manifest_read(lks_checkpoint_manifest_data *out, const char *path, lks_checkpoint_code *code)
+lks_status lks_checkpoint_manifest_read(lks_checkpoint_manifest_data *out, const char *path,
+                                        lks_checkpoint_code *code)
 {
     char *text;
     size_t bytes;

@@ -11,10 +11,10 @@
 
 /* The part known when a save starts; everything is copied. */
 lks_status lks_checkpoint_manifest_begin(json_t **out, const lks_checkpoint_info *info,
-                              const lks_layout *layout, int world_size) LKS_MUST_CHECK;
+                                         const lks_layout *layout, int world_size) LKS_MUST_CHECK;
 /* Adds offsets, sizes and hashes of `map`, and writes `path` atomically. */
 lks_status lks_checkpoint_manifest_write(json_t *manifest, const lks_state_map *map,
-                              const char *path) LKS_MUST_CHECK;
+                                         const char *path) LKS_MUST_CHECK;
 
 typedef struct lks_checkpoint_manifest_data {
     json_t *json;
@@ -25,7 +25,7 @@ typedef struct lks_checkpoint_manifest_data {
 
 /* LKS_ERR_CORRUPT (with *code), LKS_ERR_IO. A manifest of something else is LKS_ERR_USAGE. */
 lks_status lks_checkpoint_manifest_read(lks_checkpoint_manifest_data *out, const char *path,
-                             lks_checkpoint_code *code) LKS_MUST_CHECK;
+                                        lks_checkpoint_code *code) LKS_MUST_CHECK;
 void lks_checkpoint_manifest_release(lks_checkpoint_manifest_data *manifest);
 
 /* NaN when there is none, or no readable manifest. */

@@ -212,6 +212,8 @@ static lks_status open_all(lks_checkpoints *c, const lks_checkpoints_spec *spec)
     LKS_TRY(lks_comm_agree(c->comm, make_own(c, spec)));
     LKS_TRY(gather_blocks(c));
     LKS_TRY(lks_comm_agree(c->comm, make_message_buffers(c)));
+    size_t messages = 3 * (size_t)lks_comm_size(c->comm); /* plans, reports, results */
+    LKS_TRY(lks_comm_agree(c->comm, lks_comm_reserve(c->comm, messages, 1)));
     return share_directory(c);
 }
 

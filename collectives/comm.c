@@ -99,12 +99,12 @@ static lks_status find_nodes(lks_comm *comm)
     LKS_TRY(LKS_NEW_ARRAY(&comm->identities, size));
     LKS_TRY(LKS_NEW_ARRAY(&comm->node_of, size));
     LKS_TRY(LKS_NEW_ARRAY(&comm->local_ranks, size));
-    lks_comm_identity *me = &comm->identities[comm->rank];
-    LKS_TRY(identify(comm, me));
+    lks_comm_identity me;
+    LKS_TRY(identify(comm, &me));
     LKS_TRY(LKS_NEW_ARRAY(&counts, size));
     for (size_t r = 0; r < size; ++r)
-        counts[r] = sizeof *me;
-    lks_status status = lks_comm_all_gather(comm, me, comm->identities, counts);
+        counts[r] = sizeof me;
+    lks_status status = lks_comm_all_gather(comm, &me, comm->identities, counts);
     lks_memory_free(counts);
     LKS_TRY(status);
     number_nodes(comm);

@@ -62,7 +62,8 @@ lks_status lks_comm_receive(lks_comm *comm, int from, int tag, void *data, size_
                             lks_comm_request **out) LKS_MUST_CHECK;
 /* (collective) Non-blocking maximum of one number: agreement that rides along with training. */
 lks_status lks_comm_max_start(lks_comm *comm, int64_t mine, lks_comm_request **out) LKS_MUST_CHECK;
-/* So that starting up to `messages` more at once, of up to `bytes` each, allocates nothing. */
+/* Makes room for `messages` more under way at once, of up to `bytes` each, so that starting them
+ * allocates nothing. Every user reserves its own. */
 lks_status lks_comm_reserve(lks_comm *comm, size_t messages, size_t bytes) LKS_MUST_CHECK;
 /* Gives a message up that will never be waited for, after a failure. False: it could not be, and
  * its memory must stay as it is until the process ends. */

@@ -53,22 +53,14 @@ lks_status lks_comm_reserve(lks_comm *comm, size_t messages, size_t bytes)
     if (comm->size == 1)
         return LKS_OK;
     size_t parts = parts_of(comm, bytes);
-    lks_comm_request *taken = NULL, *request = NULL;
-    lks_status status = LKS_OK;
-    for (size_t i = 0; i < messages && status == LKS_OK; ++i) {
-        status = take_request(comm, &request);
-        if (status != LKS_OK)
-            break;
-        request->next_free = taken;
-        taken = request;
-        status = LKS_GROW(&request->parts, &request->capacity, parts);
-    }
-    while (taken) {
-        request = taken;
-        taken = taken->next_free;
+    for (size_t i = 0; i < messages; ++i) {
+        lks_comm_request *request = NULL;
+        LKS_TRY(LKS_NEW(&request));
+        request->next = comm->all_requests;
+        comm->all_requests = request;
         give_request(comm, request);
+        LKS_TRY(LKS_GROW(&request->parts, &request->capacity, parts));
     }
-    LKS_TRY(status);
     return comm->driver->reserve(comm->instance, messages * parts);
 }
 

@@ -193,10 +193,7 @@ static lks_status mpi_take(mpi_comm *mpi, const char *doing, void **out)
 static lks_status mpi_reserve(void *instance, size_t requests)
 {
     mpi_comm *mpi = instance;
-    size_t has = 0;
-    for (const mpi_request *request = mpi->free_requests; request; request = request->next_free)
-        ++has;
-    for (; has < requests; ++has) {
+    for (size_t i = 0; i < requests; ++i) {
         mpi_request *request = NULL;
         LKS_TRY(mpi_new(mpi, &request));
         mpi_give(mpi, request);

@@ -50,6 +50,11 @@ static int levels_of(const lks_link_spec *spec, int rank)
     return lks_lane_levels(spec->lanes, first, end);
 }
 
+static void *shm_at(char *base, size_t at)
+{
+    return base ? base + at : NULL;
+}
+
 /* Where everything lies; returns the bytes of it all. `base` NULL: only counts. */
 static size_t shm_place(shm_link *link, char *base)
 {
@@ -59,12 +64,12 @@ static size_t shm_place(shm_link *link, char *base)
     size_t flag_bytes =
         lks_round_up((1 + (size_t)spec->buckets->count) * sizeof(shm_flag), 2 * LKS_ALIGNMENT);
     for (int r = 0; r < size; ++r, at += flag_bytes)
-        link->flags[r] = (shm_flag *)(void *)(base + at);
+        link->flags[r] = shm_at(base, at);
     at = lks_round_up(at, page);
-    link->parameters = (float *)(void *)(base + at);
+    link->parameters = shm_at(base, at);
     at = lks_round_up(at + link->array_bytes, page);
     for (int r = 0; r < size; ++r) {
-        link->gradients[r] = (float *)(void *)(base + at);
+        link->gradients[r] = shm_at(base, at);
         at = lks_round_up(at + link->array_bytes * (size_t)levels_of(spec, r), page);
     }
     return at;

@@ -50,11 +50,11 @@ static lks_status unary_grad_prepare(void **state, lks_device *device, const lks
  * f), written f - (f^2/2 - t (f^2/2 + series)) so that f, which is exact, leads. Within 3 u. */
 static inline float unary_log(float x)
 {
-    const int32_t two_thirds = 0x3f2aaaab;
+    const uint32_t two_thirds = 0x3f2aaaab;
     bool tiny = x < 0x1p-126f;
-    int32_t bits = lks_float_bits(tiny ? x * 0x1p24f : x);
-    int32_t k = (bits - two_thirds) >> 23;
-    float f = lks_bits_float(bits - k * (1 << 23)) - 1.0f;
+    uint32_t bits = (uint32_t)lks_float_bits(tiny ? x * 0x1p24f : x);
+    int32_t k = (int32_t)(bits - two_thirds) >> 23;
+    float f = lks_bits_float((int32_t)(bits - ((uint32_t)k << 23))) - 1.0f;
     float exponent = (float)(k - (tiny ? 24 : 0));
     float t = f / (2.0f + f), z = t * t, half = 0.5f * f * f;
     float series =

@@ -8,6 +8,8 @@
  *     lks_tanh     8 u
  *     lks_sigmoid  8 u, and 2^-126 absolute
  *     lks_gelu     (12 + 10 |t|) u and 2^-122 absolute, t = 2 sqrt(2/pi)(x + 0.044715 x^3)
+ *     lks_gelu_derivative  (12 + 10 |t|) u (s + |x| t' s (1 - s)), s = sigmoid(t), and
+ *                  2^-117 absolute
  * NaN gives NaN.
  */
 #ifndef LKS_KERNELS_CPU_VECTOR_MATH_H

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,16 +9,16 @@
 #include <unistd.h>
 
 /* The one writable global besides the log: a statistic, never a decision. */
-static _Atomic uint64_t memory_allocation_count;
+static _Thread_local uint64_t memory_allocation_count;
 
 static void memory_count(void)
 {
-    atomic_fetch_add_explicit(&memory_allocation_count, 1, memory_order_relaxed);
+    ++memory_allocation_count;
 }
 
 uint64_t lks_memory_allocation_count(void)
 {
-    return atomic_load_explicit(&memory_allocation_count, memory_order_relaxed);
+    return memory_allocation_count;
 }
 
 lks_status lks_memory_allocate(void **out, size_t count, size_t element_bytes)

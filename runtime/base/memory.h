@@ -29,8 +29,8 @@ lks_status lks_memory_grow(void **array, size_t *capacity, size_t count,
 lks_status lks_memory_map(void **out, size_t bytes) LKS_MUST_CHECK;
 void lks_memory_unmap(void *block, size_t bytes);
 
-/* A count of calls of the above (allocate, grow that grew, map) in this
- * process: the test that a step allocates nothing reads it. */
+/* A count of calls of the above (allocate, grow that grew, map) by the calling thread: a
+ * step checks with it that it allocates nothing. */
 uint64_t lks_memory_allocation_count(void);
 
 typedef struct lks_arena lks_arena;

@@ -60,13 +60,16 @@ static size_t open_file_limit(void)
     return limit.rlim_cur / 4;
 }
 
-static lks_status shard_init(shard *item, const lks_manifest *manifest, size_t index)
+static lks_status shard_init(shard *item, const lks_manifest *manifest, size_t index,
+                             const lks_shard_header *header)
 {
+    if (header->status != LKS_OK)
+        return LKS_FAIL(header->status, "%s", header->message);
+    memcpy(item->offsets, header->offsets, sizeof item->offsets);
     item->manifest = &manifest->shards[index];
     item->path = lks_files_join(manifest->directory, item->manifest->file);
     if (item->path == NULL)
         return LKS_FAIL(LKS_ERR_INTERNAL, "%s: no memory to open it", manifest->path);
-    LKS_TRY(lks_shard_examine(item->path, item->manifest, item->offsets));
     for (int i = 0; i < item->manifest->column_count; ++i) {
         size_t words = (item->manifest->columns[i].block_count + 63) / 64;
         LKS_TRY(LKS_NEW_ARRAY(&item->verified[i], words));
@@ -86,11 +89,15 @@ lks_status lks_shards_open(lks_shards **out, const lks_manifest *manifest)
     shards->manifest = manifest;
     shards->open_limit = open_file_limit();
     pthread_mutex_init(&shards->lock, NULL);
+    lks_shard_header *headers = NULL;
     lks_status status = LKS_NEW_ARRAY(&shards->items, manifest->shard_count);
     for (size_t i = 0; status == LKS_OK && i < manifest->shard_count; ++i)
         shards->items[i].file = -1;
+    if (status == LKS_OK)
+        status = lks_shards_examine(manifest, &headers);
     for (size_t i = 0; status == LKS_OK && i < manifest->shard_count; ++i)
-        status = shard_init(&shards->items[i], manifest, i);
+        status = shard_init(&shards->items[i], manifest, i, &headers[i]);
+    lks_shard_headers_free(headers, manifest->shard_count);
     if (status != LKS_OK) {
         lks_shards_close(shards);
         return status;

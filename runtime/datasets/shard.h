@@ -1,8 +1,8 @@
 /* The native shards of a dataset: HDF5 files with contiguous datasets, read with pread.
  *
- * HDF5 is used while opening only, to learn where the datasets lie: from the main
- * thread, as the library is not thread-safe. Reading is thread-safe. A block is
- * hashed whole the first time that any of it is read.
+ * HDF5 is used while opening only, to learn where the datasets lie, and in a child process: it
+ * crashes on some damaged files and never returns from others. Reading is thread-safe. A block is hashed
+ * whole the first time that any of it is read.
  */
 #ifndef LKS_DATASETS_SHARD_H
 #define LKS_DATASETS_SHARD_H
@@ -29,10 +29,17 @@ void lks_shard_scratch_release(lks_shard_scratch *scratch);
 lks_status lks_shards_read(lks_shards *shards, size_t index, int column, uint64_t offset,
                            size_t bytes, void *out, lks_shard_scratch *scratch) LKS_MUST_CHECK;
 
-/* Size and header of one shard, without opening it for reading: offsets[i] is where column i
- * begins in the file. */
-lks_status lks_shard_examine(const char *path, const lks_manifest_shard *shard,
-                             uint64_t offsets[LKS_MANIFEST_COLUMNS]) LKS_MUST_CHECK;
+/* What was found of a shard's size and HDF5 header. */
+typedef struct lks_shard_header {
+    lks_status status;
+    char *message;                          /* why, when status is not LKS_OK */
+    uint64_t offsets[LKS_MANIFEST_COLUMNS]; /* where each column begins in the file */
+} lks_shard_header;
+
+/* Examines all shards; one that is wrong says so in its header. Freed with lks_shard_headers_free. */
+lks_status lks_shards_examine(const lks_manifest *manifest,
+                              lks_shard_header **headers) LKS_MUST_CHECK;
+void lks_shard_headers_free(lks_shard_header *headers, size_t count);
 
 static inline size_t lks_column_block_size(const lks_column *column, uint64_t block)
 {

@@ -16,6 +16,7 @@ typedef struct verification {
     void *user;
     uint64_t problems;
     unsigned char *block;
+    lks_shard_header *headers;
 } verification;
 
 /* The thread's last message is a problem of the data. */
@@ -64,15 +65,15 @@ static lks_status check_sha256(const char *path, const lks_manifest_shard *shard
     return LKS_OK;
 }
 
-static lks_status verify_shard(verification *v, const char *path, const lks_manifest_shard *shard)
+static lks_status verify_shard(verification *v, const char *path, const lks_manifest_shard *shard,
+                               const lks_shard_header *header)
 {
-    uint64_t offsets[LKS_MANIFEST_COLUMNS];
-    lks_status examined = lks_shard_examine(path, shard, offsets);
-    LKS_TRY(sort_out(v, examined));
+    if (header->status != LKS_OK)
+        LKS_TRY(sort_out(v, LKS_FAIL(header->status, "%s", header->message)));
     if (!lks_files_exists(path))
         return LKS_OK;
     LKS_TRY(sort_out(v, check_sha256(path, shard)));
-    return examined == LKS_OK ? verify_blocks(v, path, shard, offsets) : LKS_OK;
+    return header->status == LKS_OK ? verify_blocks(v, path, shard, header->offsets) : LKS_OK;
 }
 
 /* Shard i is named for its index. */
@@ -108,11 +109,12 @@ static lks_status verify_contents(verification *v)
     const lks_manifest *manifest = v->manifest;
     LKS_TRY(LKS_NEW_ARRAY(&v->block, manifest->block_bytes));
     LKS_TRY(sort_out(v, lks_manifest_check_digest(manifest)));
+    LKS_TRY(lks_shards_examine(manifest, &v->headers));
     for (size_t i = 0; i < manifest->shard_count; ++i) {
         char *path = lks_files_join(manifest->directory, manifest->shards[i].file);
         if (path == NULL)
             return LKS_FAIL(LKS_ERR_INTERNAL, "%s: no memory to verify it", manifest->path);
-        lks_status status = verify_shard(v, path, &manifest->shards[i]);
+        lks_status status = verify_shard(v, path, &manifest->shards[i], &v->headers[i]);
         free(path);
         LKS_TRY(status);
     }
@@ -137,6 +139,7 @@ lks_status lks_dataset_verify(const char *directory,
                           "%s: %" PRIu64 " problem%s found: prepare the dataset again or restore "
                           "the files",
                           directory, v.problems, v.problems == 1 ? "" : "s");
+    lks_shard_headers_free(v.headers, manifest->shard_count);
     lks_memory_free(v.block);
     lks_manifest_close(manifest);
     return status;

@@ -77,6 +77,10 @@ void harness_release(harness_call *call); /* frees all its tensors' data */
 void harness_check(const harness_tensor *output, const char *name, const double *reference,
                    const double *scale, double c);
 
+/* |found - wanted| <= tolerance. For loops: Check's own assertions write to a pipe each
+ * time, also when they hold. */
+void harness_expect(const char *name, size_t i, double found, double wanted, double tolerance);
+
 /* The gradient of `loss` at x by a five-point difference (error O(h^4)): x is
  * changed and put back, element by element. */
 void harness_differentiate(double (*loss)(void *user), void *user, double *x, size_t count,

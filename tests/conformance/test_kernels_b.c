@@ -188,7 +188,8 @@ typedef struct unary_case {
 static const unary_case unary_cases[] = {
     {LKS_UNARY_RELU, -2, 2},       {LKS_UNARY_GELU, -5, 5},      {LKS_UNARY_SILU, -20, 20},
     {LKS_UNARY_TANH, -6, 6},       {LKS_UNARY_SIGMOID, -30, 30}, {LKS_UNARY_EXP, -20, 20},
-    {LKS_UNARY_LOG, 1e-6, 50},     {LKS_UNARY_SQRT, 1e-6, 50},   {LKS_UNARY_SQUARE, -9, 9},
+    {LKS_UNARY_LOG, 1e-6, 50},     {LKS_UNARY_LOG, .9, 1.1},     {LKS_UNARY_LOG, 1e-40, 3e-38},
+    {LKS_UNARY_LOG, 1e30, 3e38},   {LKS_UNARY_SQRT, 1e-6, 50},   {LKS_UNARY_SQUARE, -9, 9},
     {LKS_UNARY_RECIPROCAL, .1, 9}, {LKS_UNARY_AFFINE, -9, 9},
 };
 

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { STEP = 2503, CHUNK = 1001 };
+enum { STEP = 509, CHUNK = 1001 };
 #define UNIT 0x1p-24
 
 static double gelu_argument(double x)
@@ -60,7 +60,7 @@ static double allow_gelu_derivative(double x)
     double t = gelu_argument(x), s = sigmoid(t);
     double slope = 2 * sqrt(2 / acos(-1)) * (1 + 3 * 0.044715 * x * x);
     double product = s == 0 || s == 1 ? 0 : fabs(x) * slope * s * (1 - s);
-    return (12 + 10 * fabs(t)) * (s + product) + (s > 0.5 ? fabs(x) * slope * s * 8 * UNIT : 0);
+    return (12 + 10 * fabs(t)) * (s + product);
 }
 
 static void check_chunk(const char *name, vector_function *function, double (*exact)(double),
@@ -74,15 +74,17 @@ static void check_chunk(const char *name, vector_function *function, double (*ex
             continue;
         double wanted = exact(x[i]);
         if (isnan(x[i])) {
-            ck_assert_msg(isnan(y[i]), "%s(NaN) is %g", name, (double)y[i]);
+            if (!isnan(y[i]))
+                ck_abort_msg("%s(NaN) is %g", name, (double)y[i]);
             continue;
         }
         bool overflows = fabs(wanted) >= 0x1.fffffep127;
         if (overflows && isinf(y[i]))
             continue;
         double allowed = allow(x[i]) * UNIT + tiny;
-        ck_assert_msg(fabs(y[i] - wanted) <= allowed, "%s(%.9g): %.9g, exact %.17g, allowed %.3g",
-                      name, (double)x[i], (double)y[i], wanted, allowed);
+        if (!(fabs(y[i] - wanted) <= allowed))
+            ck_abort_msg("%s(%.9g): %.9g, exact %.17g, allowed %.3g", name, (double)x[i],
+                         (double)y[i], wanted, allowed);
     }
 }
 
@@ -113,7 +115,7 @@ START_TEST(test_bounds)
     sweep("sigmoid", arrays->sigmoid, sigmoid, allow_sigmoid, INFINITY, 0x1p-126);
     sweep("gelu", arrays->gelu, gelu, allow_gelu, 0x1.fffffep127, 0x1p-122);
     sweep("gelu'", arrays->gelu_derivative, gelu_derivative, allow_gelu_derivative, 0x1.fffffep127,
-          0x1p-122);
+          0x1p-117);
 }
 END_TEST
 

@@ -153,10 +153,14 @@ void fixture_digest(const fixture *f, int salt, char hex[65])
     static const struct {
         const char *name, *shape;
         bool buffer;
-    } sorted[] = {{"a", "1", false},           {"bn.mean", "7", true},
-                  {"bn.variance", "1", true},  {"h.0.conv", "2x3x5", false},
-                  {"h.0.ln.gain", "12", false}, {"head", "65536x2", false},
-                  {"scale", "scalar", false},  {"wte", "300x500", false}};
+    } sorted[] = {{"a", "1", false},
+                  {"bn.mean", "7", true},
+                  {"bn.variance", "1", true},
+                  {"h.0.conv", "2x3x5", false},
+                  {"h.0.ln.gain", "12", false},
+                  {"head", "65536x2", false},
+                  {"scale", "scalar", false},
+                  {"wte", "300x500", false}};
     static const char *const prefixes[FIXTURE_GROUPS] = {"", "m/", "v/"};
     lks_sha256 *hash;
     hex[0] = '\0';

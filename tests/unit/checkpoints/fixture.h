@@ -12,8 +12,8 @@ extern const char *const fixture_groups[FIXTURE_GROUPS]; /* model, optimizer/m, 
 typedef struct fixture {
     lks_comm *comm;
     lks_layout *layout;
-    char run[64];                      /* fresh directory */
-    float *data[FIXTURE_GROUPS];       /* whole flat arrays */
+    char run[64];                /* fresh directory */
+    float *data[FIXTURE_GROUPS]; /* whole flat arrays */
     lks_state_array arrays[FIXTURE_GROUPS];
     lks_checkpoints_spec spec; /* blocks owned by this rank; keep 3 */
 } fixture;
@@ -29,7 +29,8 @@ void fixture_close(fixture *f); /* (collective) removes the run directory */
 void fixture_fill(fixture *f, int salt);
 lks_checkpoint_info fixture_info(uint64_t step);
 /* Opens, fills by `step`, saves, finishes, closes. *saved. (collective) */
-lks_status fixture_save(fixture *f, uint64_t step, double validation_loss, bool *saved) LKS_MUST_CHECK;
+lks_status fixture_save(fixture *f, uint64_t step, double validation_loss,
+                        bool *saved) LKS_MUST_CHECK;
 
 /* The digest of the state that fixture_fill(salt) gives, computed here from the layout alone. */
 void fixture_digest(const fixture *f, int salt, char hex[65]);

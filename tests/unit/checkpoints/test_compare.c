@@ -93,8 +93,9 @@ START_TEST(test_tensors)
     ck_assert(!r.equal);
     HAS(r, "step: 1 | 2\n");
     HAS(r, "position: 64 | 128\n");
-    HAS(r, "model/wte: 3 of 150000 elements differ, in 2 of 3 blocks; the largest difference is 2.25 "
-           "at [1, 1]");
+    HAS(r,
+        "model/wte: 3 of 150000 elements differ, in 2 of 3 blocks; the largest difference is 2.25 "
+        "at [1, 1]");
     HAS(r, "optimizer/m/scale: 1 of 1 elements differ, in 1 of 1 blocks; the largest difference is "
            "inf at []");
     ck_assert_uint_eq(json_array_size(json_object_get(r.json, "differences")), 4);
@@ -139,9 +140,9 @@ END_TEST
 
 START_TEST(test_configs)
 {
-    json_t *a = json_pack("{s:{s:s,s:s}, s:{s:s,s:s}, s:{s:s}}", "train.seed", "value", "1", "origin",
-                          "a.yaml:3", "train.steps", "value", "10", "origin", "a.yaml", "only.a",
-                          "value", "x");
+    json_t *a = json_pack("{s:{s:s,s:s}, s:{s:s,s:s}, s:{s:s}}", "train.seed", "value", "1",
+                          "origin", "a.yaml:3", "train.steps", "value", "10", "origin", "a.yaml",
+                          "only.a", "value", "x");
     json_t *b = json_pack("{s:{s:s,s:s}, s:{s:s,s:s}}", "train.seed", "value", "1", "origin",
                           "--set", "train.steps", "value", "20", "origin", "a.yaml");
     fixture_fill(&self, 3);

@@ -107,12 +107,14 @@ START_TEST(test_read_finds_flip)
     lks_checkpoint *checkpoint;
     save();
     flip(offset_of("model", "head") + 5, 0x80);
-    ASSERT_OK(lks_checkpoint_open(&checkpoint, fixture_path(&self, name, NULL), LKS_CHECK_MANIFEST));
-    ASSERT_FAILS(lks_checkpoint_read(checkpoint, self.layout, &self.arrays[0], 0,
-                                     self.layout->block_count),
-                 LKS_ERR_CORRUPT, "model/head block 0 of 2");
+    ASSERT_OK(
+        lks_checkpoint_open(&checkpoint, fixture_path(&self, name, NULL), LKS_CHECK_MANIFEST));
+    ASSERT_FAILS(
+        lks_checkpoint_read(checkpoint, self.layout, &self.arrays[0], 0, self.layout->block_count),
+        LKS_ERR_CORRUPT, "model/head block 0 of 2");
     char hex[65];
-    ASSERT_FAILS(lks_checkpoint_digest(checkpoint, hex), LKS_ERR_CORRUPT, "model/head block 0 of 2");
+    ASSERT_FAILS(lks_checkpoint_digest(checkpoint, hex), LKS_ERR_CORRUPT,
+                 "model/head block 0 of 2");
     lks_checkpoint_close(checkpoint);
 }
 END_TEST
@@ -286,7 +288,8 @@ START_TEST(test_manifest_of_something_else)
     lks_checkpoint *checkpoint;
     json_t *report;
     save();
-    ASSERT_OK(lks_files_write_atomically(manifest_path(), "{\"format\": \"lockstep-dataset\"}", 30));
+    ASSERT_OK(
+        lks_files_write_atomically(manifest_path(), "{\"format\": \"lockstep-dataset\"}", 30));
     ASSERT_FAILS(
         lks_checkpoint_open(&checkpoint, fixture_path(&self, name, NULL), LKS_CHECK_MANIFEST),
         LKS_ERR_USAGE, "not of a checkpoint");
@@ -348,8 +351,8 @@ START_TEST(test_every_manifest_byte)
         lks_checkpoint *checkpoint;
         char changed = (char)(text[i] ^ 0x01);
         ck_assert_int_eq(pwrite(file, &changed, 1, (off_t)i), 1);
-        lks_status status = lks_checkpoint_open(&checkpoint, fixture_path(&self, name, NULL),
-                                                LKS_CHECK_MANIFEST);
+        lks_status status =
+            lks_checkpoint_open(&checkpoint, fixture_path(&self, name, NULL), LKS_CHECK_MANIFEST);
         ck_assert_msg(status == LKS_ERR_CORRUPT || status == LKS_ERR_USAGE, "byte %zu: %d", i,
                       status);
         ck_assert_int_eq(pwrite(file, &text[i], 1, (off_t)i), 1);
@@ -387,8 +390,8 @@ static void add_dataset(const char *path)
     hsize_t size = 4;
     hid_t file = H5Fopen(state_path(), H5F_ACC_RDWR, H5P_DEFAULT);
     hid_t space = H5Screate_simple(1, &size, NULL);
-    hid_t dataset = H5Dcreate2(file, path, H5T_IEEE_F32LE, space, H5P_DEFAULT, H5P_DEFAULT,
-                               H5P_DEFAULT);
+    hid_t dataset =
+        H5Dcreate2(file, path, H5T_IEEE_F32LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
     ck_assert_int_ge(dataset, 0);
     H5Dclose(dataset);
     H5Sclose(space);

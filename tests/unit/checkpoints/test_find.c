@@ -50,8 +50,8 @@ START_TEST(test_paths)
     save_steps(2, NULL);
     ck_assert_uint_eq(found(self.run, LKS_CHECK_ALL, true, false), 2);
     ck_assert_uint_eq(found(checkpoints, LKS_CHECK_ALL, true, false), 2);
-    ck_assert_uint_eq(
-        found(fixture_path(&self, "step-00000001", NULL), LKS_CHECK_ALL, true, false), 1);
+    ck_assert_uint_eq(found(fixture_path(&self, "step-00000001", NULL), LKS_CHECK_ALL, true, false),
+                      1);
     lks_checkpoint *checkpoint;
     ck_assert_int_eq(lks_checkpoint_find(&checkpoint, fixture_path(&self, "LATEST", NULL),
                                          LKS_CHECK_ALL, true, false),
@@ -87,9 +87,10 @@ START_TEST(test_all_bad)
     ck_assert_ptr_null(checkpoint);
     ASSERT_FAILS(lks_checkpoint_find(&checkpoint, self.run, LKS_CHECK_ALL, true, false),
                  LKS_ERR_CORRUPT, "none of the 2 checkpoints");
-    /* Set aside, they still are what the run has: it does not start again from nothing. */
+    /* Asking again does not help: the run never starts again from nothing. */
     ck_assert_int_eq(lks_checkpoint_find(&checkpoint, self.run, LKS_CHECK_ALL, true, false),
                      LKS_ERR_CORRUPT);
+    ck_assert_uint_eq(fixture_count(&self, ".bad"), 0);
 }
 END_TEST
 
@@ -98,8 +99,8 @@ START_TEST(test_newer_version_stops)
     lks_checkpoint *checkpoint;
     save_steps(2, NULL);
     static const char text[] = "{\"format\": \"lockstep-checkpoint\", \"format_version\": 9}";
-    ASSERT_OK(lks_files_write_atomically(fixture_path(&self, "step-00000002", "manifest.json"), text,
-                                         sizeof text - 1));
+    ASSERT_OK(lks_files_write_atomically(fixture_path(&self, "step-00000002", "manifest.json"),
+                                         text, sizeof text - 1));
     ASSERT_FAILS(lks_checkpoint_find(&checkpoint, self.run, LKS_CHECK_ALL, true, false),
                  LKS_ERR_CORRUPT, "newer lockstep");
     ck_assert(lks_files_exists(fixture_path(&self, "step-00000002", NULL)));
@@ -161,9 +162,15 @@ START_TEST(test_names)
         lks_step_partial_name(name, steps[i], UINT64_MAX);
         ck_assert(!lks_step_parse(name, &step));
     }
-    static const char *const wrong[] = {"step-1",         "step-000000001", "step-00000001.bad",
-                                        "step- 0000001", "step--0000001",  "step-",
-                                        "step-18446744073709551616",        "LATEST", ""};
+    static const char *const wrong[] = {"step-1",
+                                        "step-000000001",
+                                        "step-00000001.bad",
+                                        "step- 0000001",
+                                        "step--0000001",
+                                        "step-",
+                                        "step-18446744073709551616",
+                                        "LATEST",
+                                        ""};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; ++i)
         ck_assert_msg(!lks_step_parse(wrong[i], &step), "%s", wrong[i]);
 }

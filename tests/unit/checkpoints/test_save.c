@@ -116,8 +116,7 @@ START_TEST(test_changes_after_save)
     for (int step = 1; step <= 3; ++step) {
         char name[32], have[65], want[65];
         snprintf(name, sizeof name, "step-%08d", step);
-        ASSERT_OK(
-            lks_checkpoint_open(&checkpoint, fixture_path(&self, name, NULL), LKS_CHECK_ALL));
+        ASSERT_OK(lks_checkpoint_open(&checkpoint, fixture_path(&self, name, NULL), LKS_CHECK_ALL));
         ASSERT_OK(lks_checkpoint_digest(checkpoint, have));
         fixture_digest(&self, step, want);
         ck_assert_str_eq(have, want);
@@ -135,7 +134,8 @@ START_TEST(test_retention)
     for (uint64_t step = 1; step <= 6; ++step)
         ASSERT_OK(fixture_save(&self, step, losses[step - 1], &saved));
     ck_assert_uint_eq(fixture_count(&self, "step-"), 3);
-    ck_assert(lks_files_exists(fixture_path(&self, "step-00000002", NULL))); /* the first of equals */
+    ck_assert(
+        lks_files_exists(fixture_path(&self, "step-00000002", NULL))); /* the first of equals */
     ck_assert(lks_files_exists(fixture_path(&self, "step-00000005", NULL)));
     ck_assert(lks_files_exists(fixture_path(&self, "step-00000006", NULL)));
     self.spec.keep_best = false;

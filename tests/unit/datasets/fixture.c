@@ -18,7 +18,6 @@ char fixture_directory[256];
 void fixture_setup(void)
 {
     const char *base = getenv("TMPDIR");
-    H5dont_atexit(); /* it complains at exit about what damaged files left in it */
     snprintf(fixture_directory, sizeof fixture_directory, "%s/lockstep-datasets-XXXXXX",
              base != NULL ? base : "/tmp");
     ck_assert_ptr_nonnull(mkdtemp(fixture_directory));

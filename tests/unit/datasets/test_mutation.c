@@ -88,7 +88,7 @@ START_TEST(mutated_manifest_bytes)
     make_kind(_i);
     assert_ok(lks_files_read(fixture_path("manifest.json"), 1 << 20, &original, &bytes));
     mutant = malloc(bytes);
-    for (int round = 0; round < 400; ++round) {
+    for (int round = 0; round < 250; ++round) {
         size_t length = bytes;
         memcpy(mutant, original, bytes);
         for (uint32_t n = 1 + draw(&from, 4); n > 0; --n)
@@ -185,7 +185,7 @@ START_TEST(mutated_manifest_values)
     make_kind(_i);
     json_t *original = fixture_load_manifest();
     int refused = 0;
-    for (int round = 0; round < 700; ++round) {
+    for (int round = 0; round < 500; ++round) {
         json_t *mutant = json_deep_copy(original);
         for (uint32_t n = 1 + draw(&from, 2); n > 0; --n)
             mutate_value(&from, mutant);
@@ -193,7 +193,7 @@ START_TEST(mutated_manifest_values)
         json_decref(mutant);
         refused += !try_dataset();
     }
-    ck_assert_int_gt(refused, 350);
+    ck_assert_int_gt(refused, 250);
     fixture_save_manifest(original, true);
     ck_assert(try_dataset());
     json_decref(original);
@@ -208,7 +208,7 @@ START_TEST(mutated_shards)
     make_kind(_i);
     assert_ok(lks_files_read(fixture_path("shard-00001.h5"), 1 << 20, &original, &bytes));
     char *mutant = malloc(bytes);
-    for (int round = 0; round < 400; ++round) {
+    for (int round = 0; round < 250; ++round) {
         memcpy(mutant, original, bytes);
         for (uint32_t n = 1 + draw(&from, 3); n > 0; --n)
             mutant[draw(&from, (uint32_t)bytes)] ^= (char)(1 << draw(&from, 8));

@@ -452,6 +452,22 @@ CASE(residual_stream)
     }
     loss_of(g, x);
 }
+/* A kernel would read and write the gradient that it shares with the sum's other side. */
+CASE(residual_of_linear)
+{
+    lks_tensor *x = activation(g, "x", LKS_SHAPE(BATCH, 3, 6));
+    lks_tensor *y = lks_op_linear(g, x, variable(g, "w", LKS_SHAPE(6, 6)), NULL, LKS_IDENTITY);
+    loss_of(g, lks_op_binary(g, LKS_BINARY_ADD, x, y));
+}
+/* a gets a contribution while b still has to read the gradient that both share. */
+CASE(shared_gradient_read_late)
+{
+    lks_tensor *b = lks_op_unary(g, LKS_UNARY_SQUARE, variable(g, "b", LKS_SHAPE(BATCH, 5)));
+    lks_tensor *a = activation(g, "a", LKS_SHAPE(BATCH, 5));
+    lks_tensor *c = lks_op_unary(g, LKS_UNARY_TANH, a);
+    lks_tensor *sum = lks_op_binary(g, LKS_BINARY_ADD, a, b);
+    loss_of(g, lks_op_binary(g, LKS_BINARY_MULTIPLY, sum, c));
+}
 CASE(residual_stream_normed)
 {
     lks_tensor *x = activation(g, "x", LKS_SHAPE(BATCH, 3, 6));
@@ -652,6 +668,8 @@ const graph_case graph_cases[] = {
     ALONE(twice_by_sum),
     ALONE(zero_by_difference),
     ALONE(used_three_times),
+    ALONE(residual_of_linear),
+    ALONE(shared_gradient_read_late),
     ALONE(residual_stream),
     ALONE(residual_stream_normed),
     ALONE(tied_weights),

@@ -166,6 +166,10 @@ START_TEST(batch_statistics_are_contributed_once)
                       (!variance || kept.gradients[tensor->offset + i] > 0));
     }
     ck_assert_int_eq(buffers, 4);
+    const lks_plan *plan = &kept.executor->plan; /* final after the forward nodes */
+    for (size_t n = kept.executor->program.backward_start; n < plan->step_count; ++n)
+        for (uint32_t t = 0; t < plan->steps[n].final_count; ++t)
+            ck_assert_int_eq(layout->tensors[plan->steps[n].finals[t]].role, LKS_ROLE_PARAMETER);
     fixture_close(&kept);
     fixture_close(&recomputed);
 }

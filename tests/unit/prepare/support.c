@@ -96,17 +96,17 @@ typedef struct member {
 static lks_status team_agree(void *user, lks_status mine)
 {
     member *me = user;
-    team *team = me->team;
-    team->status[me->rank] = mine;
-    snprintf(team->message[me->rank], MESSAGE_BYTES, "%s", lks_status_message());
-    pthread_barrier_wait(&team->barrier);
+    team *we = me->team;
+    we->status[me->rank] = mine;
+    snprintf(we->message[me->rank], MESSAGE_BYTES, "%s", lks_status_message());
+    pthread_barrier_wait(&we->barrier);
     int worst = 0;
-    for (int r = 1; r < team->size; ++r)
-        worst = team->status[r] > team->status[worst] ? r : worst;
-    lks_status status = team->status[worst];
+    for (int r = 1; r < we->size; ++r)
+        worst = we->status[r] > we->status[worst] ? r : worst;
+    lks_status status = we->status[worst];
     if (status != LKS_OK)
-        lks_status_set_message(me->rank == 0 ? team->message[worst] : "");
-    pthread_barrier_wait(&team->barrier);
+        lks_status_set_message(me->rank == 0 ? we->message[worst] : "");
+    pthread_barrier_wait(&we->barrier);
     return status;
 }
 
@@ -114,21 +114,21 @@ static lks_status team_all_gather(void *user, const void *mine, size_t bytes, vo
                                   size_t *counts)
 {
     member *me = user;
-    team *team = me->team;
+    team *we = me->team;
     if (bytes > SLOT_BYTES)
         return LKS_FAIL(LKS_ERR_INTERNAL, "the test's slots are too small");
     if (bytes > 0)
         memcpy(me->slots + (size_t)me->rank * SLOT_BYTES, mine, bytes);
-    team->bytes[me->rank] = bytes;
-    pthread_barrier_wait(&team->barrier);
+    we->bytes[me->rank] = bytes;
+    pthread_barrier_wait(&we->barrier);
     size_t total = 0;
-    for (int r = 0; r < team->size; ++r)
-        total += counts[r] = team->bytes[r];
-    unsigned char *all = malloc(total + 1);
-    *out = all;
-    for (int r = 0; r < team->size; all += counts[r], ++r)
-        memcpy(all, me->slots + (size_t)r * SLOT_BYTES, counts[r]);
-    pthread_barrier_wait(&team->barrier);
+    for (int r = 0; r < we->size; ++r)
+        total += counts[r] = we->bytes[r];
+    unsigned char *to = malloc(total + 1);
+    *out = to;
+    for (int r = 0; r < we->size; to += counts[r], ++r)
+        memcpy(to, me->slots + (size_t)r * SLOT_BYTES, counts[r]);
+    pthread_barrier_wait(&we->barrier);
     return LKS_OK;
 }
 
@@ -194,33 +194,33 @@ static lks_status wait_for_ranks(const pid_t *ranks, int size)
 
 static lks_status prepare_as_team(const prep *what)
 {
-    team *team = shared_memory(sizeof *team);
+    team *we = shared_memory(sizeof *we);
     unsigned char *slots = shared_memory((size_t)what->ranks * SLOT_BYTES);
-    team->size = what->ranks;
+    we->size = what->ranks;
     pthread_barrierattr_t shared;
     pthread_barrierattr_init(&shared);
     pthread_barrierattr_setpshared(&shared, PTHREAD_PROCESS_SHARED);
-    pthread_barrier_init(&team->barrier, &shared, (unsigned)what->ranks);
+    pthread_barrier_init(&we->barrier, &shared, (unsigned)what->ranks);
     pid_t ranks[RANKS_MAX];
     for (int r = 0; r < what->ranks; ++r) {
         ranks[r] = fork();
         ck_assert_int_ge(ranks[r], 0);
         if (ranks[r] == 0) {
-            member me = {team, slots, r};
+            member me = {we, slots, r};
             lks_parallel parallel = {.rank = r,
                                      .size = what->ranks,
                                      .agree = team_agree,
                                      .all_gather = team_all_gather,
                                      .user = &me};
             lks_status status = prepare_with(what, &parallel);
-            snprintf(team->message[r], MESSAGE_BYTES, "%s", lks_status_message());
+            snprintf(we->message[r], MESSAGE_BYTES, "%s", lks_status_message());
             _exit((int)status);
         }
     }
     lks_status status = wait_for_ranks(ranks, what->ranks);
-    lks_status_set_message(team->message[0]);
+    lks_status_set_message(we->message[0]);
     munmap(slots, (size_t)what->ranks * SLOT_BYTES);
-    munmap(team, sizeof *team);
+    munmap(we, sizeof *we);
     return status;
 }
 

@@ -35,10 +35,11 @@ typedef struct prep {
 
 /* The status and lks_status_message() are those of rank 0; all ranks must agree. */
 lks_status run_prepare(const prep *what);
-#define PREPARE(...) run_prepare(&(prep){__VA_ARGS__})
+/* PREPARE(format, output, {inputs}, {settings}, .member = value...) */
+#define PREPARE(kind, path, ...)                                                                   \
+    run_prepare(&(prep){.format = kind, .output = path, .inputs = __VA_ARGS__})
 
-/* Fails unless the status is `wanted` and the message holds `part`; nothing but `left` names may
- * be in the directory. */
+/* Fails unless the status is `wanted` and the message holds `part`. */
 void check_refused(lks_status found, lks_status wanted, const char *part);
 void check_message(const char *part);
 size_t count_entries(const char *directory);

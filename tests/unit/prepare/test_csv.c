@@ -152,7 +152,7 @@ START_TEST(fuzz_round_trip)
             sprintf(wanted + strlen(wanted), "%s%s", fields[f], f < 2 ? "|" : "\n");
             strcat(text, "\"");
             for (const char *c = fields[f]; *c; ++c)
-                strncat(text, *c == '"' ? "\"\"" : c, *c == '"' ? 2 : 1);
+                sprintf(text + strlen(text), *c == '"' ? "%c\"" : "%c", *c);
             strcat(text, f < 2 ? "\"," : "\"\r\n");
         }
         write_text("f.csv", text);
