@@ -7,37 +7,30 @@
 /* Tensors of at least ALIGN_FROM bytes start at a multiple of ALIGN_TO, so that ranks write whole pages. */
 enum { ALIGN_FROM = 65536, ALIGN_TO = 4096 };
 
-lks_hdf5_handler lks_hdf5_quiet(void)
+static herr_t guard_take(unsigned n, const H5E_error2_t *error, void *user)
 {
-    lks_hdf5_handler handler = {NULL, NULL};
-    H5Eget_auto2(H5E_DEFAULT, &handler.function, &handler.data);
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    return handler;
-}
-
-void lks_hdf5_loud(lks_hdf5_handler handler)
-{
-    H5Eset_auto2(H5E_DEFAULT, handler.function, handler.data);
-}
-
-typedef struct cause {
-    char *out;
-    size_t size;
-} cause;
-
-static herr_t cause_take(unsigned n, const H5E_error2_t *error, void *user)
-{
-    cause *c = user;
+    lks_hdf5_guard *guard = user;
     if (n == 0)
-        snprintf(c->out, c->size, "%s", error->desc);
+        snprintf(guard->cause, sizeof guard->cause, "%s", error->desc);
     return 0;
 }
 
-const char *lks_hdf5_cause(char *out, size_t size)
+static herr_t guard_notice(hid_t stack, void *user)
 {
-    snprintf(out, size, "no reason given");
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, cause_take, &(cause){out, size});
-    return out;
+    const lks_hdf5_guard *guard = user;
+    return guard->cause[0] != '\0' ? 0 : H5Ewalk2(stack, H5E_WALK_UPWARD, guard_take, user);
+}
+
+void lks_hdf5_guard_begin(lks_hdf5_guard *guard)
+{
+    guard->cause[0] = '\0';
+    H5Eget_auto2(H5E_DEFAULT, &guard->former_function, &guard->former_data);
+    H5Eset_auto2(H5E_DEFAULT, guard_notice, guard);
+}
+
+void lks_hdf5_guard_end(const lks_hdf5_guard *guard)
+{
+    H5Eset_auto2(H5E_DEFAULT, guard->former_function, guard->former_data);
 }
 
 static hid_t file_access(void)
@@ -52,8 +45,9 @@ static hid_t file_access(void)
 hid_t lks_hdf5_create(const char *path)
 {
     hid_t access = file_access(), creation = H5Pcreate(H5P_FILE_CREATE);
+    H5Pset_fapl_stdio(access); /* the default driver wants a path whose links lead somewhere */
     H5Pset_obj_track_times(creation, false);
-    hid_t file = H5Fcreate(path, H5F_ACC_EXCL, creation, access);
+    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
     H5Pclose(creation);
     H5Pclose(access);
     return file;

@@ -1,5 +1,4 @@
-/* Short forms of HDF5 calls. They return false on failure, and leave HDF5's error stack for
- * lks_hdf5_cause. */
+/* Short forms of HDF5 calls. They return false on failure; lks_hdf5_guard has the reason. */
 #ifndef LKS_CHECKPOINTS_HDF5_HELP_H
 #define LKS_CHECKPOINTS_HDF5_HELP_H
 
@@ -9,18 +8,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* HDF5 prints its errors unless told not to; the former handler is put back by loud. */
-typedef struct lks_hdf5_handler {
-    H5E_auto2_t function;
-    void *data;
-} lks_hdf5_handler;
-lks_hdf5_handler lks_hdf5_quiet(void);
-void lks_hdf5_loud(lks_hdf5_handler handler);
+/* Between begin and end HDF5 prints no errors, and the first one's innermost line, which has the errno, is kept. */
+typedef struct lks_hdf5_guard {
+    char cause[256]; /* "" when nothing failed */
+    H5E_auto2_t former_function;
+    void *former_data;
+} lks_hdf5_guard;
+void lks_hdf5_guard_begin(lks_hdf5_guard *guard);
+void lks_hdf5_guard_end(const lks_hdf5_guard *guard);
 
-/* The innermost line of the error stack, which has the errno. */
-const char *lks_hdf5_cause(char *out, size_t size);
-
-/* Access without file locks, which network file systems lack; EXCL and unique names replace them. */
+/* Both without file locks, which network file systems lack. create empties an existing file. */
 hid_t lks_hdf5_create(const char *path);
 hid_t lks_hdf5_open(const char *path);
 

@@ -8,10 +8,12 @@
 #include "runtime/base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { TAG_PLAN = LKS_TAG_FREE, TAG_REPORT, TAG_RESULT };
 
@@ -76,20 +78,32 @@ static bool is_saved_already(const lks_checkpoints *c, const lks_checkpoint_info
     return same;
 }
 
-static lks_status create_files(lks_checkpoints *c, const lks_checkpoint_info *info)
+/* The file at its full size, so that every rank finds it. Its bytes are the workers' to write. */
+static lks_status create_state(const lks_checkpoints *c)
 {
-    LKS_TRY(set_partial(c));
-    json_decref(c->manifest);
-    c->manifest = NULL;
-    LKS_TRY(lks_checkpoint_manifest_begin(&c->manifest, info, c->layout, lks_comm_size(c->comm)));
-    if (mkdir(c->partial_path, 0777) != 0)
-        return LKS_FAIL(LKS_ERR_IO, "cannot make %s: %s", c->partial_path, strerror(errno));
     char *path = lks_files_join(c->partial_path, LKS_STATE_NAME);
     if (path == NULL)
         return LKS_FAIL(LKS_ERR_INTERNAL, "no memory for a path");
-    lks_status status = lks_state_file_create(path, info, &c->map);
+    lks_status status = LKS_OK;
+    int file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file < 0 || ftruncate(file, (off_t)c->map.file_bytes) != 0)
+        status = LKS_FAIL(LKS_ERR_IO, "cannot create %s with %llu bytes: %s", path,
+                          (unsigned long long)c->map.file_bytes, strerror(errno));
+    if (file >= 0)
+        close(file);
     free(path);
     return status;
+}
+
+static lks_status create_files(lks_checkpoints *c, const lks_checkpoint_info *info)
+{
+    LKS_TRY(set_partial(c));
+    lks_save_forget(c);
+    LKS_TRY(lks_checkpoint_manifest_begin(&c->manifest, info, c->layout, lks_comm_size(c->comm)));
+    LKS_TRY(lks_state_image_create(&c->image, info, &c->map));
+    if (mkdir(c->partial_path, 0777) != 0)
+        return LKS_FAIL(LKS_ERR_IO, "cannot make %s: %s", c->partial_path, strerror(errno));
+    return create_state(c);
 }
 
 static void remember_failure(lks_checkpoints *c, lks_status status, int rank, const char *message)
@@ -182,6 +196,7 @@ static void conclude(lks_checkpoints *c)
     bool written = c->plan->verdict == LKS_SAVE_WRITE && c->result == LKS_OK;
     c->saved = written || c->plan->verdict == LKS_SAVE_SKIP;
     warn(c);
+    lks_save_forget(c);
     if (!c->saved)
         ++c->stats.failed;
     if (c->saved)

@@ -76,7 +76,8 @@ struct lks_checkpoints {
 
     char partial[64];    /* name of the directory being written */
     char *partial_path;  /* and its path */
-    json_t *manifest;    /* root */
+    json_t *manifest;    /* root: of this save, NULL when there is none */
+    int image;           /* root: the file without data, -1 when there is none */
     lks_text afterwards; /* root: what went wrong after the commit */
     uint64_t start_ns;
     bool saved; /* the last save ended well */
@@ -88,6 +89,8 @@ lks_status lks_save_write(void *user) LKS_MUST_CHECK; /* own blocks, hashes into
 lks_status
 lks_save_commit(void *user) LKS_MUST_CHECK; /* root: read back, manifest, rename, retention */
 lks_status lks_save_discard(void *user) LKS_MUST_CHECK; /* root */
+
+void lks_save_forget(lks_checkpoints *c); /* releases manifest and image */
 
 static inline lks_save_report *lks_save_own_report(const lks_checkpoints *c)
 {

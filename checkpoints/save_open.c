@@ -166,6 +166,15 @@ static void free_messages(lks_save_messages *messages)
     lks_memory_free(messages->requests);
 }
 
+void lks_save_forget(lks_checkpoints *c)
+{
+    json_decref(c->manifest);
+    c->manifest = NULL;
+    if (c->image >= 0)
+        close(c->image);
+    c->image = -1;
+}
+
 static void release(lks_checkpoints *c)
 {
     lks_worker_close(c->worker);
@@ -182,7 +191,7 @@ static void release(lks_checkpoints *c)
         lks_memory_unmap(c->staging, c->stats.staging_bytes);
     lks_state_map_release(&c->map);
     lks_memory_free(c->first_blocks);
-    json_decref(c->manifest);
+    lks_save_forget(c);
     lks_text_release(&c->afterwards);
     free(c->partial_path);
     free(c->directory);
@@ -222,6 +231,7 @@ lks_status lks_checkpoints_open(lks_checkpoints **out, const lks_checkpoints_spe
     lks_checkpoints *c;
     LKS_TRY(lks_comm_agree(spec->comm, LKS_NEW(&c)));
     c->comm = spec->comm;
+    c->image = -1;
     c->root = lks_comm_rank(spec->comm) == 0;
     c->keep = spec->keep < 1 ? 1 : spec->keep;
     c->keep_best = spec->keep_best;

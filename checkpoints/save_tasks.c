@@ -38,8 +38,10 @@ static lks_status write_block(lks_checkpoints *c, int group, uint32_t block, int
                             lks_state_map_block_offset(&c->map, group, block));
 }
 
-static lks_status write_blocks(lks_checkpoints *c, int file, const char *path)
+static lks_status write_all(lks_checkpoints *c, int file, const char *path)
 {
+    if (c->root)
+        LKS_TRY(lks_state_map_copy_metadata(&c->map, c->image, file, path));
     for (int g = 0; g < c->map.group_count; ++g) {
         for (uint32_t b = c->first_block; b < c->end_block; ++b) {
             if (lks_state_map_has(&c->map, g, c->layout->blocks[b].tensor))
@@ -57,7 +59,7 @@ lks_status lks_save_write(void *user)
     char *path;
     int file;
     LKS_TRY(open_state(c, O_WRONLY, &path, &file));
-    lks_status status = write_blocks(c, file, path);
+    lks_status status = write_all(c, file, path);
     if (close(file) != 0 && status == LKS_OK)
         status = LKS_FAIL(LKS_ERR_IO, "cannot close %s: %s", path, strerror(errno));
     free(path);
@@ -69,7 +71,11 @@ lks_status lks_save_write(void *user)
 /* What all ranks have written, as it is now in the file. */
 static lks_status read_back(lks_checkpoints *c, int file, const char *path, float *block)
 {
-    LKS_TRY(lks_state_map_hash_metadata(&c->map, file, path, c->map.metadata));
+    char metadata[LKS_SHA256_HEX];
+    LKS_TRY(lks_state_map_hash_metadata(&c->map, file, path, metadata));
+    if (strcmp(metadata, c->map.metadata) != 0)
+        return LKS_FAIL(LKS_ERR_IO, "%s: what was written between the tensors is not what it holds",
+                        path);
     for (int g = 0; g < c->map.group_count; ++g) {
         for (uint32_t b = 0; b < c->layout->block_count; ++b) {
             if (lks_state_map_has(&c->map, g, c->layout->blocks[b].tensor))

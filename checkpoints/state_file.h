@@ -1,4 +1,4 @@
-/* The HDF5 side of a state file: creating one without data, and comparing one's structure with the
+/* The HDF5 side of a state file: making one without data, and comparing one's structure with the
  * manifest. All HDF5 calls of checkpoints/ are here; main thread only. */
 #ifndef LKS_CHECKPOINTS_STATE_FILE_H
 #define LKS_CHECKPOINTS_STATE_FILE_H
@@ -9,10 +9,11 @@
 enum { LKS_CHECKPOINT_FORMAT = 1 };
 #define LKS_CHECKPOINT_BLOCK_HASH "xxh3-64"
 
-/* Creates `path`, which must not exist, with all datasets but no data, and fills map->groups[].offsets and
- * map->file_bytes. On failure the file may be left behind. */
-lks_status lks_state_file_create(const char *path, const lks_checkpoint_info *info,
-                                 lks_state_map *map) LKS_MUST_CHECK;
+/* Makes a state file with all datasets but no data in anonymous memory (a sparse file of which only what lies between
+ * the tensors takes space), and fills map->groups[].offsets, map->file_bytes and map->metadata. *image is a file
+ * descriptor to be closed. */
+lks_status lks_state_image_create(int *image, const lks_checkpoint_info *info,
+                                  lks_state_map *map) LKS_MUST_CHECK;
 
 /* LKS_ERR_CORRUPT when tensors, shapes, types, offsets or attributes are not those of `map` and `info`;
  * *code says which kind. */

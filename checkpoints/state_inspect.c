@@ -226,18 +226,18 @@ static lks_status inspect_all(const inspection *in)
 lks_status lks_state_file_inspect(const char *path, const lks_checkpoint_info *info,
                                   const lks_state_map *map, lks_checkpoint_code *code)
 {
-    lks_hdf5_handler handler = lks_hdf5_quiet();
+    lks_hdf5_guard guard;
+    lks_hdf5_guard_begin(&guard);
     inspection in = {path, lks_hdf5_open(path), info, map, code};
     lks_status status;
     if (in.file < 0) {
-        char cause[256];
         status = MISMATCH(code, LKS_CHECKPOINT_UNREADABLE, "%s: HDF5 cannot open it: %s", path,
-                          lks_hdf5_cause(cause, sizeof cause));
+                          guard.cause);
     } else {
         status = inspect_all(&in);
         H5Fclose(in.file);
     }
-    lks_hdf5_loud(handler);
+    lks_hdf5_guard_end(&guard);
     return status;
 }
 

@@ -107,6 +107,29 @@ typedef struct extent {
     uint64_t begin, end;
 } extent;
 
+/* What is done with the bytes between the tensors of `file`. */
+typedef struct gap_visitor {
+    lks_status (*visit)(const struct gap_visitor *visitor, const char *data, size_t bytes,
+                        uint64_t offset);
+    int file;
+    lks_sha256 *hash;
+    int to;
+    const char *to_path;
+} gap_visitor;
+
+static lks_status visit_range(const gap_visitor *visitor, const char *path, uint64_t begin,
+                              uint64_t end)
+{
+    char piece[16384];
+    while (begin < end) {
+        size_t bytes = end - begin < sizeof piece ? (size_t)(end - begin) : sizeof piece;
+        LKS_TRY(lks_files_pread(visitor->file, path, piece, bytes, begin));
+        LKS_TRY(visitor->visit(visitor, piece, bytes, begin));
+        begin += bytes;
+    }
+    return LKS_OK;
+}
+
 static int extent_compare(const void *a, const void *b)
 {
     uint64_t x = ((const extent *)a)->begin, y = ((const extent *)b)->begin;
@@ -140,49 +163,55 @@ static lks_status sorted_extents(const lks_state_map *map, const char *path, ext
     return LKS_OK;
 }
 
-static lks_status hash_range(lks_sha256 *hash, int file, const char *path, uint64_t begin,
-                             uint64_t end)
+/* Calls `visit` with all bytes that are no tensor's, in order, a piece at a time. */
+static lks_status each_gap(const lks_state_map *map, const char *path, const gap_visitor *visitor)
 {
-    char buffer[16384];
-    while (begin < end) {
-        size_t bytes = end - begin < sizeof buffer ? (size_t)(end - begin) : sizeof buffer;
-        LKS_TRY(lks_files_pread(file, path, buffer, bytes, begin));
-        lks_sha256_update(hash, buffer, bytes);
-        begin += bytes;
-    }
-    return LKS_OK;
-}
-
-static lks_status hash_gaps(lks_sha256 *hash, const extent *extents, size_t count, uint64_t bytes,
-                            int file, const char *path)
-{
+    extent *extents;
+    size_t count = (size_t)map->group_count * map->layout->tensor_count;
+    LKS_TRY(LKS_NEW_ARRAY(&extents, count + 1));
+    lks_status status = sorted_extents(map, path, extents, &count);
+    extents[count] = (extent){map->file_bytes, map->file_bytes};
     uint64_t at = 0;
-    for (size_t i = 0; i < count; ++i) {
-        LKS_TRY(hash_range(hash, file, path, at, extents[i].begin));
+    for (size_t i = 0; status == LKS_OK && i <= count; ++i) {
+        status = visit_range(visitor, path, at, extents[i].begin);
         at = extents[i].end;
     }
-    return hash_range(hash, file, path, at, bytes);
+    lks_memory_free(extents);
+    return status;
+}
+
+static lks_status hash_piece(const gap_visitor *visitor, const char *data, size_t bytes,
+                             uint64_t offset)
+{
+    (void)offset;
+    lks_sha256_update(visitor->hash, data, bytes);
+    return LKS_OK;
 }
 
 lks_status lks_state_map_hash_metadata(const lks_state_map *map, int file, const char *path,
                                        char hex[LKS_SHA256_HEX])
 {
-    extent *extents;
-    lks_sha256 *hash = NULL;
-    size_t count = (size_t)map->group_count * map->layout->tensor_count;
-    LKS_TRY(LKS_NEW_ARRAY(&extents, count));
-    lks_status status;
-    LKS_TRY_GOTO(status, sorted_extents(map, path, extents, &count), free_extents);
-    LKS_TRY_GOTO(status, lks_sha256_create(&hash), free_extents);
-    LKS_TRY_GOTO(status, hash_gaps(hash, extents, count, map->file_bytes, file, path),
-                 destroy_hash);
-    lks_sha256_finish(hash, hex);
-    goto free_extents;
-destroy_hash:
-    lks_sha256_destroy(hash);
-free_extents:
-    lks_memory_free(extents);
+    gap_visitor visitor = {.visit = hash_piece, .file = file};
+    LKS_TRY(lks_sha256_create(&visitor.hash));
+    lks_status status = each_gap(map, path, &visitor);
+    if (status == LKS_OK)
+        lks_sha256_finish(visitor.hash, hex);
+    else
+        lks_sha256_destroy(visitor.hash);
     return status;
+}
+
+static lks_status copy_piece(const gap_visitor *visitor, const char *data, size_t bytes,
+                             uint64_t offset)
+{
+    return lks_files_pwrite(visitor->to, visitor->to_path, data, bytes, offset);
+}
+
+lks_status lks_state_map_copy_metadata(const lks_state_map *map, int image, int file,
+                                       const char *path)
+{
+    return each_gap(
+        map, path, &(gap_visitor){.visit = copy_piece, .file = image, .to = file, .to_path = path});
 }
 
 /* --- Blocks -------------------------------------------------------------------- */

@@ -43,6 +43,10 @@ lks_status lks_state_map_root(const lks_state_map *map, char hex[LKS_SHA256_HEX]
 lks_status lks_state_map_hash_metadata(const lks_state_map *map, int file, const char *path,
                                        char hex[LKS_SHA256_HEX]) LKS_MUST_CHECK;
 
+/* Copies those bytes from `image` to `file`. */
+lks_status lks_state_map_copy_metadata(const lks_state_map *map, int image, int file,
+                                       const char *path) LKS_MUST_CHECK;
+
 /* Reads a block (data: LKS_BLOCK_ELEMENTS floats) and compares its hash. LKS_ERR_CORRUPT names file,
  * tensor, block, expected and found; *zeros (NULL: not wanted) tells then whether it is a hole or all zeros. */
 lks_status lks_state_map_read_block(const lks_state_map *map, int group, uint32_t block, int file,

@@ -25,6 +25,7 @@ struct lks_comm {
     lks_comm_identity *identities; /* [size] */
     bool crowded;                  /* more ranks than cores on this node */
     size_t message_limit;
+    size_t under_way; /* requests taken and not yet given back */
     lks_comm_request *free_requests;
     lks_comm_request *all_requests;
 };

@@ -16,6 +16,7 @@ static lks_status take_request(lks_comm *comm, lks_comm_request **out)
     }
     request->part_count = 0;
     request->value = 0;
+    ++comm->under_way;
     *out = request;
     return LKS_OK;
 }
@@ -29,6 +30,7 @@ static void give_request(lks_comm *comm, lks_comm_request *request)
 {
     request->next_free = comm->free_requests;
     comm->free_requests = request;
+    --comm->under_way;
 }
 
 /* A request with room for one part. */

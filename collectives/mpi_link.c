@@ -263,16 +263,20 @@ static lks_status mpi_link_offer(void *instance, uint32_t bucket)
     return LKS_OK;
 }
 
-/* Looks at `looks` of the messages, round and round; those that are done leave the list. */
+/* Looks at the messages, round and round, until `misses` of them were not done; those that are
+ * leave the list. */
 static lks_status mpi_link_look(mpi_link *link, mpi_message *messages, uint32_t *count,
-                                uint32_t looks, bool receiving)
+                                uint32_t misses, bool receiving)
 {
-    for (; looks > 0 && *count > 0; --looks) {
-        uint32_t at = link->cursor++ % *count;
+    while (misses > 0 && *count > 0) {
+        uint32_t at = link->cursor % *count;
         bool done = false;
         LKS_TRY(lks_comm_test(link->shard.spec.comm, &messages[at].request, &done, NULL));
-        if (!done)
+        if (!done) {
+            --misses;
+            ++link->cursor;
             continue;
+        }
         uint32_t segment = messages[at].segment;
         messages[at] = messages[--*count];
         if (receiving)
@@ -293,8 +297,8 @@ static lks_status mpi_link_sum_ready(mpi_link *link)
 static lks_status mpi_link_progress(void *instance)
 {
     mpi_link *link = instance;
-    LKS_TRY(mpi_link_look(link, link->receives, &link->receive_count, 8, true));
-    LKS_TRY(mpi_link_look(link, link->sends, &link->send_count, 2, false));
+    LKS_TRY(mpi_link_look(link, link->receives, &link->receive_count, 1, true));
+    LKS_TRY(mpi_link_look(link, link->sends, &link->send_count, 1, false));
     return mpi_link_sum_ready(link);
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -19,11 +20,15 @@ typedef struct share_offer {
     char name[60];
 } share_offer;
 
-static lks_status share_no_room(const lks_comm *comm, size_t bytes)
+/* Free is what was free before `file`, which is -1 when there is none yet. */
+static lks_status share_no_room(const lks_comm *comm, int file, size_t bytes)
 {
     struct statvfs disk;
+    struct stat made;
     char has[32], needs[32];
     uint64_t free_bytes = statvfs("/dev/shm", &disk) == 0 ? disk.f_bavail * disk.f_frsize : 0;
+    if (file >= 0 && fstat(file, &made) == 0)
+        free_bytes += (uint64_t)made.st_blocks * 512;
     return LKS_FAIL(LKS_ERR_IO,
                     "/dev/shm of %s has %s free, %s needed: mount a larger one or set "
                     "collectives.link=mpi",
@@ -31,19 +36,28 @@ static lks_status share_no_room(const lks_comm *comm, size_t bytes)
                     lks_text_bytes(needs, sizeof needs, bytes));
 }
 
-/* All pages are there afterwards: a full /dev/shm is an error now instead of SIGBUS later. */
-static lks_status share_reserve(const lks_comm *comm, int file, size_t bytes)
+static lks_status share_check_room(const lks_comm *comm, size_t bytes)
 {
     struct statvfs disk;
     if (statvfs("/dev/shm", &disk) == 0 && disk.f_blocks > 0 &&
         bytes / disk.f_frsize >= disk.f_bavail)
-        return share_no_room(comm, bytes);
+        return share_no_room(comm, -1, bytes);
+    return LKS_OK;
+}
+
+/* This rank's part of the pages, at once for all: a full /dev/shm is an error now instead of
+ * SIGBUS later, and the kernel's zeroing is shared out. */
+static lks_status share_reserve(const lks_comm *comm, int file, size_t bytes)
+{
+    size_t page = 4096, pages = (bytes + page - 1) / page, count = (size_t)comm->local_size;
+    size_t first = pages * (size_t)comm->local_rank / count * page;
+    size_t end = pages * ((size_t)comm->local_rank + 1) / count * page;
     int code = 0;
-    do
-        code = posix_fallocate(file, 0, (off_t)bytes);
-    while (code == EINTR);
+    while (end > first &&
+           (code = posix_fallocate(file, (off_t)first, (off_t)(end - first))) == EINTR)
+        ;
     if (code == ENOSPC)
-        return share_no_room(comm, bytes);
+        return share_no_room(comm, file, bytes);
     if (code != 0)
         return LKS_FAIL(LKS_ERR_IO,
                         "/dev/shm of %s: reserving %zu bytes: %s; set "
@@ -55,6 +69,7 @@ static lks_status share_reserve(const lks_comm *comm, int file, size_t bytes)
 static lks_status share_create(const lks_comm *comm, size_t bytes, share_offer *offer, int *file)
 {
     uint64_t random = 0;
+    LKS_TRY(share_check_room(comm, bytes));
     if (getrandom(&random, sizeof random, GRND_NONBLOCK) != (ssize_t)sizeof random)
         random = (uintptr_t)offer;
     snprintf(offer->name, sizeof offer->name, "/lockstep-%ld-%llx-%llx", (long)getpid(),
@@ -65,7 +80,7 @@ static lks_status share_create(const lks_comm *comm, size_t bytes, share_offer *
                         "/dev/shm of %s: creating %s: %s; set collectives.link=mpi to "
                         "do without",
                         lks_comm_host(comm, comm->rank), offer->name, strerror(errno));
-    return share_reserve(comm, *file, bytes);
+    return LKS_OK;
 }
 
 static lks_status share_join(const lks_comm *comm, const share_offer *offer, int *file)
@@ -160,6 +175,8 @@ lks_status lks_comm_share(lks_comm *comm, size_t bytes, void **out)
     void *memory = NULL;
     lks_status status =
         comm->local_rank == 0 ? share_lead(comm, bytes, &file) : share_follow(comm, &file);
+    if (status == LKS_OK)
+        status = share_agree(comm, share_reserve(comm, file, bytes));
     if (status == LKS_OK)
         status = share_agree(comm, share_map(comm, file, bytes, &memory));
     if (file >= 0)

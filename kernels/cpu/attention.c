@@ -296,9 +296,8 @@ static void slope_row(float *scores, float *dropped, float *slopes, const float 
 #pragma omp simd
     for (int64_t j = 0; j < keys; ++j) {
         float p = lks_exp(scores[j] * scale - lse);
-        float factor = factors ? factors[j] : 1.0f;
-        dropped[j] = p * factor;
-        slopes[j] = p * (slopes[j] * factor - delta) * scale;
+        dropped[j] = p * factors[j];
+        slopes[j] = p * (slopes[j] * factors[j] - delta) * scale;
     }
     for (int64_t j = keys; j < padded; ++j)
         dropped[j] = slopes[j] = 0;
@@ -322,13 +321,10 @@ static void slopes_of(const attention_head *at, const attention_scratch *scratch
         int64_t keys = keys_of(state, block, row), line = row * state->padded_length;
         const float *y = data->y + row * y_step, *dy = data->dy + row * y_step;
         LKS_SUM(delta, d, width, y[d] * dy[d]);
-        float *factors = NULL;
-        if (state->with.dropout > 0) {
-            factors = scratch->factors;
-            drop_row(at, block->first + row, keys, factors);
-        }
-        slope_row(scratch->scores + line, scratch->dropped + line, scratch->slopes + line, factors,
-                  keys, block->padded, state->with.scale, data->lse[row], delta);
+        if (state->with.dropout > 0)
+            drop_row(at, block->first + row, keys, scratch->factors);
+        slope_row(scratch->scores + line, scratch->dropped + line, scratch->slopes + line,
+                  scratch->factors, keys, block->padded, state->with.scale, data->lse[row], delta);
     }
 }
 
@@ -409,6 +405,8 @@ static lks_status attention_grad_run(void *state_, const lks_kernel_run *run)
     size_t rows_bytes = (size_t)(length * state->padded_width) * sizeof(float);
     attention_scratch scratch;
     scratch_cut(state, true, run->workspace, &scratch);
+    for (int64_t j = 0; j < length; ++j)
+        scratch.factors[j] = 1; /* without dropout they stay so */
     for (int64_t i = 0; i < state->samples * with->kv_heads; ++i) {
         int64_t sample = i / with->kv_heads, group = i % with->kv_heads;
         const float *keys = keys_at(state, qkv, sample, group);

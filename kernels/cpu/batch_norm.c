@@ -180,7 +180,7 @@ batch_norm_moments(const batch_norm_state *s, const float *x, const float *mean,
         size_t at = row * s->channels;
 #pragma omp simd
         for (size_t c = 0; c < s->channels; ++c) {
-            float dz = relu && !(y[at + c] > 0.0f) ? 0.0f : dy[at + c];
+            float dz = dy[at + c] * (relu && !(y[at + c] > 0.0f) ? 0.0f : 1.0f);
             sum[c] += (double)dz;
             moment[c] += (double)dz * (double)(x[at + c] - mean[c]);
         }
@@ -205,7 +205,7 @@ static inline __attribute__((always_inline)) void batch_norm_spread(const batch_
         size_t at = row * s->channels;
 #pragma omp simd
         for (size_t c = 0; c < s->channels; ++c) {
-            float dz = relu && !(y[at + c] > 0.0f) ? 0.0f : dy[at + c];
+            float dz = dy[at + c] * (relu && !(y[at + c] > 0.0f) ? 0.0f : 1.0f);
             float centred = x[at + c] - mean[c];
             float g = line->scale[c] * (dz - line->offset[c] - line->slope[c] * centred);
             dx[at + c] = add ? dx[at + c] + g : g;
@@ -214,7 +214,7 @@ static inline __attribute__((always_inline)) void batch_norm_spread(const batch_
             continue;
 #pragma omp simd
         for (size_t c = 0; c < s->channels; ++c) {
-            float dz = relu && !(y[at + c] > 0.0f) ? 0.0f : dy[at + c];
+            float dz = dy[at + c] * (relu && !(y[at + c] > 0.0f) ? 0.0f : 1.0f);
             dresidual[at + c] = add_residual ? dresidual[at + c] + dz : dz;
         }
     }

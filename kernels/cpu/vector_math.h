@@ -53,7 +53,7 @@ static inline float lks_exp_reduced(float x, int32_t *n)
     const float magic = 0x1.8p23f;
     float shifted = lks_fma(x, 0x1.715476p+0f, magic);
     float whole = shifted - magic;
-    *n = lks_float_bits(shifted) - lks_float_bits(magic);
+    *n = (int32_t)((uint32_t)lks_float_bits(shifted) - (uint32_t)lks_float_bits(magic));
     float r = lks_fma(whole, -0x1.7f7d1cp-20f, lks_fma(whole, -0x1.62e4p-1f, x));
     float p = 1.0f / 5040;
     p = lks_fma(p, r, 1.0f / 720);
@@ -64,10 +64,10 @@ static inline float lks_exp_reduced(float x, int32_t *n)
     return lks_fma(p, r * r, r);
 }
 
-/* 2^n for -126 <= n <= 127. */
+/* 2^n for -126 <= n <= 127; anything for the n of a NaN. */
 static inline float lks_power_of_two(int32_t n)
 {
-    return lks_bits_float((n + 127) << 23);
+    return lks_bits_float((int32_t)(((uint32_t)n + 127u) << 23));
 }
 
 static inline float lks_exp(float x)

@@ -23,7 +23,8 @@ void lks_log_warn(const char *format, ...) LKS_PRINTF(1, 2);    /* this rank, "w
 void lks_log_error(const char *format, ...) LKS_PRINTF(1, 2);   /* this rank, always */
 void lks_log_verbose(const char *format, ...) LKS_PRINTF(1, 2); /* this rank, with --verbose */
 
-/* Prints lks_status_message() as an error line; nothing when it is "". */
+/* Prints lks_status_message() as an error line; nothing when it is "" or
+ * the status is LKS_OK. */
 void lks_log_failure(lks_status status);
 
 /* Called before each line is written, so that a progress bar can wipe itself;

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 /* A read after a seek is small, for a row may be all that is wanted there. */
-enum { BUFFER_BYTES = 1 << 20, FIRST_READ_BYTES = 8 << 10, END_OF_FILE = -1 };
+enum { BUFFER_BYTES = 1 << 20, FIRST_READ_BYTES = 2 << 10, END_OF_FILE = -1 };
 
 struct lks_csv {
     char *path;
@@ -135,6 +135,8 @@ static lks_status csv_append(lks_csv *csv, const void *bytes, size_t count)
         return LKS_FAIL(LKS_ERR_CORRUPT,
                         "%s:%" PRIu64 ": the row is longer than %d MiB: is a quote not closed?",
                         csv->path, csv->line, LKS_CSV_ROW_BYTES_MAX >> 20);
+    if (count == 0)
+        return LKS_OK;
     LKS_TRY(LKS_GROW(&csv->text, &csv->text_capacity, csv->length + count));
     memcpy(csv->text + csv->length, bytes, count);
     csv->length += count;

@@ -16,8 +16,6 @@
 
 enum { STAGE_BYTES = 1 << 20, LEVELS = 256 };
 
-__extension__ typedef unsigned __int128 images_u128;
-
 typedef struct images_options {
     int64_t classes;
 } images_options;
@@ -386,19 +384,21 @@ static lks_status images_count_share(images_source *source, const lks_format_par
     return status;
 }
 
-/* Mean and deviation from whole numbers, so that no order of summing can show. */
+/* From counts, which are the same in whatever order the images were read. */
 static void images_set_channel(images_source *source, size_t channel, const uint64_t *counts)
 {
-    uint64_t n = 0;
-    images_u128 sum = 0, squares = 0;
+    uint64_t pixels = 0, sum = 0;
     for (uint64_t level = 0; level < LEVELS; ++level) {
-        n += counts[level];
-        sum += (images_u128)counts[level] * level;
-        squares += (images_u128)counts[level] * level * level;
+        pixels += counts[level];
+        sum += counts[level] * level;
     }
-    double variance = (double)(n * squares - sum * sum) / ((double)n * (double)n);
-    source->mean[channel] = (double)sum / (double)n;
-    source->deviation[channel] = variance > 0 ? sqrt(variance) : 1;
+    double mean = (double)sum / (double)pixels, squares = 0;
+    for (uint64_t level = 0; level < LEVELS; ++level) {
+        double distance = (double)level - mean;
+        squares += (double)counts[level] * distance * distance;
+    }
+    source->mean[channel] = mean;
+    source->deviation[channel] = squares > 0 ? sqrt(squares / (double)pixels) : 1;
 }
 
 static lks_status images_learn_channels(images_source *source, const lks_format_part *training)

@@ -5,6 +5,15 @@
 #include "runtime/datasets/parallel.h"
 
 #include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Work is shared out by number: item i falls to rank i mod size, what there is once to that of
+ * item 0. */
+static inline bool lks_gather_is_mine(const lks_parallel *parallel, uint64_t item)
+{
+    return item % (uint64_t)parallel->size == (uint64_t)parallel->rank;
+}
 
 /* Collective. When all ranks pass LKS_OK, *out is an array of every rank's `mine` in
  * rank order (json_decref). Else every rank gets the worst status. `mine` may be NULL on

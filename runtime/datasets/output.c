@@ -140,8 +140,8 @@ static lks_status output_begin_root(lks_output *output)
 lks_status lks_output_begin(lks_output *output, const char *path, bool force,
                             const lks_parallel *parallel)
 {
-    *output =
-        (lks_output){.path = without_slashes(path), .force = force, .root = parallel->rank == 0};
+    *output = (lks_output){
+        .path = without_slashes(path), .force = force, .root = lks_gather_is_mine(parallel, 0)};
     lks_status status = output->root ? output_begin_root(output) : LKS_OK;
     void *name;
     size_t bytes, mine = output->partial ? strlen(output->partial) + 1 : 0;

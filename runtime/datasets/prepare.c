@@ -246,11 +246,10 @@ static lks_status write_shard(prepare_job *job, const prepare_part *part, uint64
 /* This rank's shards; entries: number over all parts -> manifest entry. */
 static lks_status write_own_shards(prepare_job *job, json_t *entries)
 {
-    uint64_t size = (uint64_t)job->parallel->size, rank = (uint64_t)job->parallel->rank;
     for (int i = 0; i < job->part_count; ++i) {
         const prepare_part *part = &job->parts[i];
         for (uint64_t shard = 0; shard < part->shard_count; ++shard) {
-            if ((part->first_shard + shard) % size == rank)
+            if (lks_gather_is_mine(job->parallel, part->first_shard + shard))
                 LKS_TRY(write_shard(job, part, shard, entries));
         }
     }

@@ -15,6 +15,8 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "shards hold memory as it is");
 
+enum { METADATA_BYTES = 64 << 10 }; /* more than HDF5 takes for its own */
+
 typedef struct shard_stream {
     lks_shard_array array;
     uint64_t file_offset, bytes, written; /* written counts what lies in `block`, too */
@@ -102,8 +104,31 @@ static bool shard_make_file(lks_shard_writer *writer)
     return made;
 }
 
+/* HDF5 cannot recover from a file that it fails to close (it crashes at exit): find out
+ * beforehand whether the file may be made and become as long as it must. */
+static lks_status shard_probe(const lks_shard_writer *writer)
+{
+    uint64_t bytes = METADATA_BYTES;
+    for (int i = 0; i < writer->count; ++i)
+        bytes += writer->streams[i].bytes;
+    int file = open(writer->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file < 0)
+        return LKS_FAIL(LKS_ERR_IO, "%s: open: %s", writer->path, strerror(errno));
+    int error = posix_fallocate(file, 0, METADATA_BYTES);
+    if (error == 0 && ftruncate(file, (off_t)bytes) != 0)
+        error = errno;
+    close(file);
+    unlink(writer->path);
+    if (error != 0)
+        return LKS_FAIL(LKS_ERR_IO, "%s: no room for %" PRIu64 " bytes: %s", writer->path, bytes,
+                        strerror(error));
+    return LKS_OK;
+}
+
 static lks_status shard_make(lks_shard_writer *writer)
 {
+    LKS_TRY(shard_probe(writer));
+    H5dont_atexit();
     H5E_auto2_t print;
     void *user;
     H5Eget_auto2(H5E_DEFAULT, &print, &user);

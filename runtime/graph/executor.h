@@ -14,7 +14,8 @@
 
 typedef struct lks_executor lks_executor;
 
-/* `graph` must be complete and outlive the executor. */
+/* `graph` must be complete (else LKS_ERR_USAGE says what is missing) and outlive the executor. A
+ * graph may be opened more than once. */
 lks_status lks_executor_open(lks_executor **out, lks_graph *graph,
                              lks_device *device) LKS_MUST_CHECK;
 void lks_executor_close(lks_executor *executor); /* NULL is fine */

@@ -90,16 +90,28 @@ bool lks_graph_latch(lks_graph *graph, lks_status status)
     return graph->status == LKS_OK;
 }
 
+static LKS_PRINTF(2, 0) char *arena_print(lks_arena *arena, const char *format, va_list arguments)
+{
+    va_list again;
+    va_copy(again, arguments);
+    int length = vsnprintf(NULL, 0, format, arguments);
+    char *text = length < 0 ? NULL : lks_arena_allocate(arena, (size_t)length + 1);
+    if (text != NULL)
+        vsnprintf(text, (size_t)length + 1, format, again);
+    va_end(again);
+    return text;
+}
+
 void lks_graph_refuse(lks_graph *graph, const char *format, ...)
 {
     if (graph->status != LKS_OK)
         return;
-    char text[1024];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
+    const char *text = arena_print(graph->arena, format, arguments);
     va_end(arguments);
-    lks_graph_latch(graph, LKS_FAIL(LKS_ERR_USAGE, "%s", text));
+    lks_graph_latch(graph, text != NULL ? LKS_FAIL(LKS_ERR_USAGE, "%s", text)
+                                        : LKS_FAIL(LKS_ERR_INTERNAL, "no memory for a message"));
 }
 
 lks_status lks_graph_status(const lks_graph *graph)
@@ -128,17 +140,12 @@ const lks_layout *lks_graph_layout(const lks_graph *graph)
 
 const char *lks_name(lks_graph *graph, const char *format, ...)
 {
-    va_list arguments, again;
+    va_list arguments;
     va_start(arguments, format);
-    va_copy(again, arguments);
-    int length = vsnprintf(NULL, 0, format, arguments);
+    const char *name = arena_print(graph->arena, format, arguments);
     va_end(arguments);
-    char *name = length < 0 ? NULL : lks_arena_allocate(graph->arena, (size_t)length + 1);
-    if (name != NULL)
-        vsnprintf(name, (size_t)length + 1, format, again);
-    else
+    if (name == NULL)
         lks_graph_latch(graph, LKS_FAIL(LKS_ERR_INTERNAL, "no memory for a name"));
-    va_end(again);
     return name != NULL ? name : "";
 }
 

@@ -133,14 +133,15 @@ lks_tensor *lks_op_concatenate(lks_graph *graph, lks_tensor *const *parts, int c
 
 /* --- Results -------------------------------------------------------------- */
 
-/* `stats` from a loss op. Required unless mode is predict, where it is ignored. */
+/* `stats` from a loss op; once. Required unless mode is predict, where it is ignored. */
 void lks_graph_loss(lks_graph *graph, lks_tensor *stats);
 /* Something to read after a forward pass: "logits", "prediction". Kept alive only
  * when mode is predict. */
 void lks_graph_output(lks_graph *graph, const char *name, lks_tensor *tensor);
 
 /* Tensors made between begin and end are not kept for the backward pass but computed again,
- * in the same bits, just before it needs them. Not nested. */
+ * in the same bits, just before it needs them; one that another region reads is kept. Not
+ * nested. */
 void lks_graph_recompute_begin(lks_graph *graph);
 void lks_graph_recompute_end(lks_graph *graph);
 

@@ -76,12 +76,12 @@ bool lks_op_ready(lks_graph *graph, const lks_op *op, lks_tensor *const *tensors
 /* True when `tensor` (NULL: optional and absent) has that type; else refuses. */
 bool lks_op_wants(lks_graph *graph, const lks_op *op, const char *role, const lks_tensor *tensor,
                   lks_dtype dtype);
-/* True when `tensor` (NULL: optional and absent) has that shape; else refuses,
- * naming it and `because` ("the last axis of x, 4x8"). */
+/* True when `tensor` (NULL: optional and absent) is f32 of that shape; else refuses,
+ * naming both and the tensor `beside` from which the shape follows. */
 bool lks_op_wants_shape(lks_graph *graph, const lks_op *op, const char *role,
                         const lks_tensor *tensor, lks_shape shape, const lks_tensor *beside,
                         const char *beside_role);
-/* Text that lives to the end of the enclosing block. */
+/* "2x3"; lives to the end of the enclosing block. */
 #define LKS_SHAPE_OF(tensor) lks_shape_text(&(tensor)->shape, (char[160]){0}, 160)
 
 /* --- Building -------------------------------------------------------------- */

@@ -35,21 +35,27 @@ static bool undo_line_step(const char *line, size_t bytes, uint64_t *step)
     return found;
 }
 
+/* Where the line begins that ends, without its newline, at `end`. */
+static size_t undo_line_start(const char *data, size_t end)
+{
+    while (end > 0 && data[end - 1] != '\n')
+        --end;
+    return end;
+}
+
 static undo_cut undo_find(const char *data, size_t bytes, uint64_t resume_step)
 {
     undo_cut cut = {bytes, bytes, data[bytes - 1] != '\n'};
     uint64_t step;
     if (cut.unfinished) {
-        const char *newline = memrchr(data, '\n', bytes);
-        size_t start = newline ? (size_t)(newline - data) + 1 : 0;
+        size_t start = undo_line_start(data, bytes);
         if (!undo_line_step(data + start, bytes - start, &step)) {
             bytes = start;
             cut = (undo_cut){start, start, false};
         }
     }
     while (bytes > 0) {
-        const char *newline = bytes > 1 ? memrchr(data, '\n', bytes - 1) : NULL;
-        size_t start = newline ? (size_t)(newline - data) + 1 : 0;
+        size_t start = undo_line_start(data, bytes - 1);
         bool found = undo_line_step(data + start, bytes - start, &step);
         if (found && step <= resume_step)
             break;

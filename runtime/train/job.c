@@ -21,15 +21,6 @@ static lks_status open_experiment(lks_job *job)
                             lks_model_context(job->experiment.model));
 }
 
-static uint64_t sample_bytes(const lks_schema *schema)
-{
-    uint64_t bytes = 0;
-    for (int i = 0; i < schema->field_count; ++i)
-        bytes +=
-            lks_shape_elements(&schema->fields[i].shape) * lks_dtype_bytes(schema->fields[i].dtype);
-    return bytes;
-}
-
 static lks_status choose_steps(lks_job *job)
 {
     const lks_settings *settings = &job->experiment.settings;
@@ -50,8 +41,9 @@ static lks_status open_model(lks_job *job)
     const lks_settings *settings = &job->experiment.settings;
     const lks_schema *schema = lks_dataset_schema(job->data);
     LKS_TRY(choose_steps(job));
-    job->order = lks_order_create(lks_dataset_samples(job->data), sample_bytes(schema),
-                                  (uint64_t)settings->train.seed);
+    job->order =
+        lks_order_create(lks_dataset_samples(job->data), lks_dataset_sample_bytes(job->data),
+                         (uint64_t)settings->train.seed);
     LKS_TRY(lks_replica_init(&job->replica, job->experiment.model, schema, LKS_GRAPH_TRAIN,
                              job->geometry.micro_batch, job->device));
     job->layout = lks_graph_layout(job->replica.graph);

@@ -4,6 +4,8 @@
 #include "runtime/train/hooks.h"
 #include "runtime/train/step.h"
 
+#include <string.h>
+
 static void log_plan(const lks_job *job)
 {
     char seconds[32];
@@ -37,7 +39,13 @@ static void print_profile(const lks_job *job)
 {
     lks_text table = {0};
     lks_executor_profile_print(job->replica.executor, &table);
-    lks_log_root("time per kernel, rank 0:\n%s", table.data ? table.data : "");
+    lks_log_root("time per kernel, rank 0:");
+    for (char *line = table.data, *end; line && *line; line = end ? end + 1 : NULL) {
+        end = strchr(line, '\n');
+        if (end)
+            *end = '\0';
+        lks_log_root("%s", line);
+    }
     lks_text_release(&table);
 }
 

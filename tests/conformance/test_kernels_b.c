@@ -264,6 +264,8 @@ START_TEST(test_unary)
     for (int k = 0; k < COUNT(unary_cases); ++k)
         for (int n = 0; n < COUNT(counts); ++n) {
             unary_forward(device, &unary_cases[k], counts[n], n % 2);
+            if (unary_cases[k].high < 1e-30)
+                continue; /* 1 / x overflows */
             unary_backward(device, &unary_cases[k], counts[n], false, n % 2);
             unary_backward(device, &unary_cases[k], counts[n], true, false);
         }

@@ -50,9 +50,10 @@ static lks_status make_arrays(fixture *f)
     return LKS_OK;
 }
 
-lks_status fixture_open(fixture *f, const char *comm)
+lks_status fixture_open(fixture *f, const char *comm, const char *directory)
 {
-    *f = (fixture){.run = "/tmp/lockstep-checkpoints-XXXXXX"};
+    *f = (fixture){0};
+    snprintf(f->run, sizeof f->run, "%s/lockstep-checkpoints-XXXXXX", directory);
     LKS_TRY(lks_comm_open(&f->comm, comm));
     if (lks_comm_rank(f->comm) == 0 && mkdtemp(f->run) == NULL)
         return LKS_FAIL(LKS_ERR_IO, "cannot make %s", f->run);

@@ -21,8 +21,8 @@ typedef struct fixture {
 /* Element i of tensor t; whole eighths, the same in Python. */
 float fixture_value(int group, uint32_t tensor, uint64_t i, int salt);
 
-/* Tensors of no, one, two and three axes, of one block and of several, and buffers. (collective) */
-lks_status fixture_open(fixture *f, const char *comm) LKS_MUST_CHECK;
+/* Below `directory`, "/tmp" or a quick one. Tensors of no, one, two and three axes, of one block and of several, and buffers. (collective) */
+lks_status fixture_open(fixture *f, const char *comm, const char *directory) LKS_MUST_CHECK;
 void fixture_close(fixture *f); /* (collective) removes the run directory */
 
 /* Fills all arrays. */

@@ -16,6 +16,7 @@ TCase *case_faults(void);
 /* The fixture of the running test, world of one. */
 extern fixture self;
 void self_open(void);
+void self_open_quick(void); /* where fsync costs nothing, if there is such a place */
 void self_close(void);
 
 #define ASSERT_OK(expression)                                                                      \

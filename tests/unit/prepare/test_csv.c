@@ -168,7 +168,7 @@ START_TEST(fuzz_anything)
     static const char alphabet[] = "aab1,,\"\"\n\n\r \t\xEF\xBB\xBF\0";
     char *out = malloc(4096);
     int good = 0;
-    for (uint32_t round = 0; round < 5000; ++round) {
+    for (uint32_t round = 0; round < 3000; ++round) {
         char text[64];
         size_t bytes = random_word(9, round) % sizeof text;
         for (size_t i = 0; i < bytes; ++i)
@@ -179,7 +179,7 @@ START_TEST(fuzz_anything)
         good += status == LKS_OK;
     }
     ck_assert_int_gt(good, 50);
-    ck_assert_int_lt(good, 4950);
+    ck_assert_int_lt(good, 2950);
     free(out);
 }
 END_TEST

@@ -84,10 +84,10 @@ START_TEST(refuses_other_lengths)
 }
 END_TEST
 
-/* Every way to cut or change a gzip file is noticed. */
+/* Every way to cut or change a gzip file is noticed, unless it changes nothing (padding bits). */
 START_TEST(refuses_damaged_gzip)
 {
-    uint8_t data[200], out[64];
+    uint8_t data[200], out[200];
     for (int i = 0; i < 200; ++i)
         data[i] = (uint8_t)random_word(1, (uint64_t)i);
     write_idx("x.gz", true, 1, (uint32_t[]){200}, data);
@@ -102,7 +102,8 @@ START_TEST(refuses_damaged_gzip)
     for (size_t i = 10; i < count; ++i) {
         bytes[i] ^= 0x10;
         write_bytes("flip.gz", bytes, count);
-        ck_assert_int_eq(read_idx("flip.gz", out, sizeof out), LKS_ERR_CORRUPT);
+        lks_status status = read_idx("flip.gz", out, sizeof out);
+        ck_assert(status == LKS_ERR_CORRUPT || (status == LKS_OK && memcmp(out, data, 200) == 0));
         bytes[i] ^= 0x10;
     }
 }

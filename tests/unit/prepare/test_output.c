@@ -37,7 +37,7 @@ START_TEST(text_is_alike_at_any_size)
     write_bytes("b", text, 777);
     free(text);
     check_alike_at_any_size(
-        (prep){.format = "text", .inputs = {"a", "b"}, .split = 0.1, .shard_bytes = 30000});
+        (prep){.format = "text", .inputs = {"a", "b"}, .split = 0.1, .shard_bytes = 60000});
 }
 END_TEST
 
@@ -53,7 +53,7 @@ START_TEST(images_are_alike_at_any_size)
     write_idx("l", false, 1, (uint32_t[]){COUNT}, labels);
     free(pixels);
     free(labels);
-    prep what = {.format = "images", .inputs = {"i.gz", "l"}, .split = 0.2, .shard_bytes = 30000};
+    prep what = {.format = "images", .inputs = {"i.gz", "l"}, .split = 0.2, .shard_bytes = 60000};
     check_alike_at_any_size(what);
     ck_assert_int_eq(lks_files_remove_tree("at-1"), LKS_OK);
     ck_assert_int_eq(lks_files_remove_tree("at-2"), LKS_OK);
@@ -70,18 +70,29 @@ START_TEST(tables_are_alike_at_any_size)
     FILE *file = fopen("t.csv", "w"), *more = fopen("u.csv", "w");
     fputs("a,b,c,y\n", file);
     fputs("a,b,c,y\n", more);
-    for (uint64_t i = 0; i < 150000; ++i)
-        fprintf(i < 140000 ? file : more, "%g,%g,k%u,%g\n", random_word(1, i) / 3.0,
-                random_word(2, i) / 1e20, random_word(3, i) % 50, random_word(4, i) / 7.0);
+    for (uint64_t i = 0; i < 142000; ++i)
+        fprintf(i < 120000 ? file : more, "%g,%g,k%u,%g\n", random_word(1, i) / 3.0,
+                random_word(2, i) / 1e20, random_word(3, i) % 3, random_word(4, i) / 7.0);
     fclose(file);
     fclose(more);
     check_alike_at_any_size((prep){.format = "table",
                                    .inputs = {"t.csv", "u.csv"},
                                    .settings = {"target=y"},
                                    .split = 0.05,
+                                   .shard_bytes = 700000});
+    write_text("v.csv", "a,b,c,y\n1,,x,3.5\n2,7,y,4\n?,8,z,5\n1e3,9,y,\n4,-1,x,2\n");
+    for (int ranks = 1; ranks <= 4; ++ranks) {
+        char path[16];
+        snprintf(path, sizeof path, "at-%d", ranks);
+        ck_assert_int_eq(lks_files_remove_tree(path), LKS_OK);
+    }
+    check_alike_at_any_size((prep){.format = "table",
+                                   .inputs = {"v.csv"},
+                                   .settings = {"target=y"},
+                                   .split = 0.2,
                                    .shuffle = true,
                                    .seed = 3,
-                                   .shard_bytes = 5000000});
+                                   .shard_bytes = 40});
 }
 END_TEST
 

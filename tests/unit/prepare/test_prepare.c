@@ -9,7 +9,7 @@ int main(void)
                                      table_tests, encode_tests, output_tests};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
         TCase *tcase = cases[i]();
-        tcase_set_timeout(tcase, 60);
+        tcase_set_timeout(tcase, 110);
         tcase_add_checked_fixture(tcase, enter_directory, leave_directory);
         suite_add_tcase(suite, tcase);
     }

@@ -179,9 +179,11 @@ START_TEST(shuffles_rows_whole)
     ck_assert_int_eq(PREPARE("table", "out", {"t.csv"}, {"target=y"}, .split = 0.1, .shuffle = true,
                              .seed = 7, .shard_bytes = 10000),
                      LKS_OK);
-    json_t *column = json_array_get(json_object_get(schema_of("out/train"), "columns"), 0);
+    json_t *schema = schema_of("out/train");
+    json_t *column = json_array_get(json_object_get(schema, "columns"), 0);
     double mean = json_number_value(json_object_get(column, "mean"));
     double deviation = json_number_value(json_object_get(column, "deviation"));
+    json_decref(schema);
     bool seen[ROWS] = {false};
     int in_place = 0;
     for (int part = 0; part < 2; ++part) {

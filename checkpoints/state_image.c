@@ -1,13 +1,14 @@
+#include "checkpoints/hdf5_help.h"
+#include "checkpoints/manifest.h"
 #include "checkpoints/state_file.h"
 
-#include "checkpoints/hdf5_help.h"
-#include "runtime/base/files.h"
-
 #include <errno.h>
-#include <signal.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
-#include <time.h>
+#include <unistd.h>
 
 /* The group "a" or "a/b" below `file`; parents are there already. */
 static bool write_group(hid_t file, lks_state_map *map, int index)
@@ -70,55 +71,75 @@ static bool write_small_groups(hid_t file, const lks_checkpoint_info *info)
     return good;
 }
 
-/* A write past a file size limit shall fail, not end the process. */
-static void hold_size_signal(sigset_t *old)
+/* HDF5's own write to a full disk is not survivable: when H5Fclose fails it keeps a freed file and
+ * crashes at exit. So the file is made in memory, where writes do not fail, and is copied by code that
+ * knows what failed. */
+static lks_status make_memory_file(char *path, size_t size, int *image)
 {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGXFSZ);
-    pthread_sigmask(SIG_BLOCK, &set, old);
+    *image = memfd_create("lockstep-checkpoint", MFD_CLOEXEC);
+    if (*image < 0)
+        return LKS_FAIL(LKS_ERR_IO, "cannot make a file in memory: %s", strerror(errno));
+    snprintf(path, size, "/proc/self/fd/%d", *image);
+    return LKS_OK;
 }
 
-static void drop_size_signal(const sigset_t *old)
+/* More than the file will have. */
+static uint64_t bytes_bound(const lks_checkpoint_info *info, const lks_state_map *map)
 {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGXFSZ);
-    if (!sigismember(old, SIGXFSZ))
-        sigtimedwait(&set, NULL, &(struct timespec){0, 0});
-    pthread_sigmask(SIG_SETMASK, old, NULL);
+    uint64_t per_tensor = 8192, tensors = (uint64_t)map->group_count * map->layout->tensor_count;
+    return map->layout->elements * sizeof(float) * (uint64_t)map->group_count +
+           tensors * per_tensor + strlen(info->config_yaml) + (1 << 20);
 }
 
-static bool write_file(const char *path, const lks_checkpoint_info *info, lks_state_map *map,
-                       char *cause, size_t size)
+static lks_status check_size_limit(const lks_checkpoint_info *info, const lks_state_map *map)
+{
+    struct rlimit limit;
+    uint64_t bound = bytes_bound(info, map);
+    if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+        limit.rlim_cur >= bound)
+        return LKS_OK;
+    return LKS_FAIL(LKS_ERR_IO,
+                    "%s may have up to %llu bytes, and this process may write files of %llu; raise "
+                    "the limit (ulimit -f)",
+                    LKS_STATE_NAME, (unsigned long long)bound, (unsigned long long)limit.rlim_cur);
+}
+
+static bool write_file(const char *path, const lks_checkpoint_info *info, lks_state_map *map)
 {
     hid_t file = lks_hdf5_create(path);
     bool good = file >= 0 && write_root(file, info) && write_groups(file, map) &&
                 write_small_groups(file, info);
-    if (!good)
-        lks_hdf5_cause(cause, size);
-    if (file >= 0 && H5Fclose(file) < 0 && good) {
-        good = false;
-        lks_hdf5_cause(cause, size);
-    }
-    return good;
+    return (file < 0 || H5Fclose(file) >= 0) && good;
 }
 
-lks_status lks_state_file_create(const char *path, const lks_checkpoint_info *info,
-                                 lks_state_map *map)
+static lks_status fill_image(const char *path, int image, const lks_checkpoint_info *info,
+                             lks_state_map *map)
 {
-    char cause[256];
-    sigset_t old;
-    hold_size_signal(&old);
-    lks_hdf5_handler handler = lks_hdf5_quiet();
-    bool good = write_file(path, info, map, cause, sizeof cause);
-    lks_hdf5_loud(handler);
-    drop_size_signal(&old);
-    if (!good)
-        return LKS_FAIL(LKS_ERR_IO, "cannot create %s: %s", path, cause);
+    lks_hdf5_guard guard;
     struct stat about;
-    if (stat(path, &about) != 0)
-        return LKS_FAIL(LKS_ERR_IO, "cannot stat %s: %s", path, strerror(errno));
+    lks_hdf5_guard_begin(&guard);
+    bool good = write_file(path, info, map);
+    lks_hdf5_guard_end(&guard);
+    if (!good)
+        return LKS_FAIL(LKS_ERR_IO, "HDF5 cannot make a state file: %s", guard.cause);
+    if (fstat(image, &about) != 0)
+        return LKS_FAIL(LKS_ERR_IO, "cannot stat a file in memory: %s", strerror(errno));
     map->file_bytes = (uint64_t)about.st_size;
     return LKS_OK;
+}
+
+lks_status lks_state_image_create(int *image, const lks_checkpoint_info *info, lks_state_map *map)
+{
+    char path[64];
+    *image = -1;
+    LKS_TRY(check_size_limit(info, map));
+    LKS_TRY(make_memory_file(path, sizeof path, image));
+    lks_status status = fill_image(path, *image, info, map);
+    if (status == LKS_OK)
+        status = lks_state_map_hash_metadata(map, *image, "the state file's image", map->metadata);
+    if (status != LKS_OK) {
+        close(*image);
+        *image = -1;
+    }
+    return status;
 }
