@@ -42,10 +42,17 @@ static hid_t file_access(void)
     return access;
 }
 
-hid_t lks_hdf5_create(const char *path)
+/* HDF5's default driver wants a path whose links lead to a name. */
+static hid_t image_access(void)
 {
-    hid_t access = file_access(), creation = H5Pcreate(H5P_FILE_CREATE);
-    H5Pset_fapl_stdio(access); /* the default driver wants a path whose links lead somewhere */
+    hid_t access = file_access();
+    H5Pset_fapl_stdio(access);
+    return access;
+}
+
+hid_t lks_hdf5_create_image(const char *path)
+{
+    hid_t access = image_access(), creation = H5Pcreate(H5P_FILE_CREATE);
     H5Pset_obj_track_times(creation, false);
     hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
     H5Pclose(creation);
@@ -53,12 +60,21 @@ hid_t lks_hdf5_create(const char *path)
     return file;
 }
 
-hid_t lks_hdf5_open(const char *path)
+static hid_t open_file(const char *path, unsigned flags, hid_t access)
 {
-    hid_t access = file_access();
-    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, access);
+    hid_t file = H5Fopen(path, flags, access);
     H5Pclose(access);
     return file;
+}
+
+hid_t lks_hdf5_open_image(const char *path)
+{
+    return open_file(path, H5F_ACC_RDWR, image_access());
+}
+
+hid_t lks_hdf5_open(const char *path)
+{
+    return open_file(path, H5F_ACC_RDONLY, file_access());
 }
 
 bool lks_hdf5_make_group(hid_t parent, const char *name, hid_t *group)
@@ -152,6 +168,15 @@ bool lks_hdf5_set_text(hid_t object, const char *name, const char *text)
 bool lks_hdf5_set_number(hid_t object, const char *name, uint64_t value)
 {
     return set_attribute(object, name, H5T_STD_U64LE, H5T_NATIVE_UINT64, &value);
+}
+
+bool lks_hdf5_change_number(hid_t object, const char *name, uint64_t value)
+{
+    hid_t attribute = H5Aopen(object, name, H5P_DEFAULT);
+    if (attribute < 0)
+        return false;
+    bool good = H5Awrite(attribute, H5T_NATIVE_UINT64, &value) >= 0;
+    return H5Aclose(attribute) >= 0 && good;
 }
 
 static hid_t open_attribute(hid_t object, const char *name, H5T_class_t class, size_t *bytes)

@@ -17,9 +17,11 @@ typedef struct lks_hdf5_guard {
 void lks_hdf5_guard_begin(lks_hdf5_guard *guard);
 void lks_hdf5_guard_end(const lks_hdf5_guard *guard);
 
-/* Both without file locks, which network file systems lack. create empties an existing file. */
-hid_t lks_hdf5_create(const char *path);
-hid_t lks_hdf5_open(const char *path);
+/* Without file locks, which network file systems lack. An image is an anonymous file under /proc/self/fd:
+ * create empties it. */
+hid_t lks_hdf5_create_image(const char *path);
+hid_t lks_hdf5_open_image(const char *path); /* to be changed */
+hid_t lks_hdf5_open(const char *path);       /* to be read */
 
 bool lks_hdf5_make_group(hid_t parent, const char *name, hid_t *group);
 /* Contiguous f32, allocated at once, never filled; *offset in the file. */
@@ -28,6 +30,7 @@ bool lks_hdf5_make_tensor(hid_t group, const char *name, const lks_shape *shape,
 bool lks_hdf5_make_text(hid_t group, const char *name, const char *text);
 bool lks_hdf5_set_text(hid_t object, const char *name, const char *text);
 bool lks_hdf5_set_number(hid_t object, const char *name, uint64_t value);
+bool lks_hdf5_change_number(hid_t object, const char *name, uint64_t value);
 
 /* False as well when there is none of that name and type. */
 bool lks_hdf5_get_number(hid_t object, const char *name, uint64_t *value);

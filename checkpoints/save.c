@@ -95,12 +95,39 @@ static lks_status create_state(const lks_checkpoints *c)
     return status;
 }
 
+/* All of a state file's metadata but step and position. */
+static void write_identity(lks_text *out, const lks_checkpoint_info *info)
+{
+    lks_text_append(out, "%s\n%s\n%s\n%s\n%s\n%llu", info->run_id, info->config_yaml,
+                    info->model_fingerprint, info->dataset_digest, info->arithmetic,
+                    (unsigned long long)info->seed);
+}
+
+/* Saves of one run differ in their step alone: the image is made for the first. */
+static lks_status prepare_image(lks_checkpoints *c, const lks_checkpoint_info *info)
+{
+    lks_text identity = {0};
+    write_identity(&identity, info);
+    bool same = c->image >= 0 && !identity.failed && !c->identity.failed &&
+                strcmp(identity.data, c->identity.data) == 0;
+    lks_status status = same ? lks_state_image_update(c->image, info, &c->map) : LKS_OK;
+    if (!same || status != LKS_OK) {
+        if (c->image >= 0)
+            close(c->image);
+        lks_text_release(&c->identity);
+        status = lks_state_image_create(&c->image, info, &c->map);
+        c->identity = identity;
+        identity = (lks_text){0};
+    }
+    lks_text_release(&identity);
+    return status;
+}
+
 static lks_status create_files(lks_checkpoints *c, const lks_checkpoint_info *info)
 {
     LKS_TRY(set_partial(c));
-    lks_save_forget(c);
     LKS_TRY(lks_checkpoint_manifest_begin(&c->manifest, info, c->layout, lks_comm_size(c->comm)));
-    LKS_TRY(lks_state_image_create(&c->image, info, &c->map));
+    LKS_TRY(prepare_image(c, info));
     if (mkdir(c->partial_path, 0777) != 0)
         return LKS_FAIL(LKS_ERR_IO, "cannot make %s: %s", c->partial_path, strerror(errno));
     return create_state(c);
@@ -196,7 +223,8 @@ static void conclude(lks_checkpoints *c)
     bool written = c->plan->verdict == LKS_SAVE_WRITE && c->result == LKS_OK;
     c->saved = written || c->plan->verdict == LKS_SAVE_SKIP;
     warn(c);
-    lks_save_forget(c);
+    json_decref(c->manifest);
+    c->manifest = NULL;
     if (!c->saved)
         ++c->stats.failed;
     if (c->saved)
@@ -321,9 +349,21 @@ static lks_status advance_telling(lks_checkpoints *c)
     return LKS_OK;
 }
 
+/* The staging's pages are there. */
+static lks_status advance_warming(lks_checkpoints *c)
+{
+    char message[LKS_WORKER_MESSAGE];
+    lks_status status;
+    if (lks_worker_collect(c->worker, &status, message))
+        c->phase = LKS_SAVE_IDLE;
+    return LKS_OK;
+}
+
 static lks_status advance(lks_checkpoints *c)
 {
     switch (c->phase) {
+    case LKS_SAVE_WARMING:
+        return advance_warming(c);
     case LKS_SAVE_PLANNING:
         return advance_planning(c);
     case LKS_SAVE_WRITING:

@@ -35,6 +35,7 @@ typedef struct lks_save_report {
 } lks_save_report;
 
 typedef enum lks_save_phase {
+    LKS_SAVE_WARMING, /* after open: for the worker that touches the staging */
     LKS_SAVE_IDLE,
     LKS_SAVE_PLANNING,  /* others: for the plan */
     LKS_SAVE_WRITING,   /* for the own worker */
@@ -77,7 +78,8 @@ struct lks_checkpoints {
     char partial[64];    /* name of the directory being written */
     char *partial_path;  /* and its path */
     json_t *manifest;    /* root: of this save, NULL when there is none */
-    int image;           /* root: the file without data, -1 when there is none */
+    int image;           /* root: the last save's file without data, -1 before the first */
+    lks_text identity;   /* root: what the image was made for */
     lks_text afterwards; /* root: what went wrong after the commit */
     uint64_t start_ns;
     bool saved; /* the last save ended well */
@@ -85,12 +87,11 @@ struct lks_checkpoints {
 };
 
 /* Tasks of the worker; user: lks_checkpoints. */
+lks_status lks_save_warm(void *user) LKS_MUST_CHECK;  /* so that no save waits for new pages */
 lks_status lks_save_write(void *user) LKS_MUST_CHECK; /* own blocks, hashes into the own report */
 lks_status
 lks_save_commit(void *user) LKS_MUST_CHECK; /* root: read back, manifest, rename, retention */
 lks_status lks_save_discard(void *user) LKS_MUST_CHECK; /* root */
-
-void lks_save_forget(lks_checkpoints *c); /* releases manifest and image */
 
 static inline lks_save_report *lks_save_own_report(const lks_checkpoints *c)
 {

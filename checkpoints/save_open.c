@@ -166,15 +166,6 @@ static void free_messages(lks_save_messages *messages)
     lks_memory_free(messages->requests);
 }
 
-void lks_save_forget(lks_checkpoints *c)
-{
-    json_decref(c->manifest);
-    c->manifest = NULL;
-    if (c->image >= 0)
-        close(c->image);
-    c->image = -1;
-}
-
 static void release(lks_checkpoints *c)
 {
     lks_worker_close(c->worker);
@@ -191,7 +182,10 @@ static void release(lks_checkpoints *c)
         lks_memory_unmap(c->staging, c->stats.staging_bytes);
     lks_state_map_release(&c->map);
     lks_memory_free(c->first_blocks);
-    lks_save_forget(c);
+    json_decref(c->manifest);
+    if (c->image >= 0)
+        close(c->image);
+    lks_text_release(&c->identity);
     lks_text_release(&c->afterwards);
     free(c->partial_path);
     free(c->directory);
@@ -239,11 +233,13 @@ lks_status lks_checkpoints_open(lks_checkpoints **out, const lks_checkpoints_spe
     c->first_block = spec->first_block;
     c->end_block = spec->end_block;
     lks_status status = open_all(c, spec);
-    if (status == LKS_OK)
-        *out = c;
-    else
+    if (status != LKS_OK) {
         release(c);
-    return status;
+        return status;
+    }
+    lks_worker_start(c->worker, lks_save_warm, c);
+    *out = c;
+    return LKS_OK;
 }
 
 void lks_checkpoints_close(lks_checkpoints *checkpoints)

@@ -11,6 +11,14 @@
 #include <string.h>
 #include <unistd.h>
 
+lks_status lks_save_warm(void *user)
+{
+    lks_checkpoints *c = user;
+    if (c->staging != NULL)
+        memset(c->staging, 0, c->stats.staging_bytes);
+    return LKS_OK;
+}
+
 static lks_status open_state(const lks_checkpoints *c, int flags, char **path, int *file)
 {
     *path = lks_files_join(c->partial_path, LKS_STATE_NAME);

@@ -74,13 +74,18 @@ static bool write_small_groups(hid_t file, const lks_checkpoint_info *info)
 /* HDF5's own write to a full disk is not survivable: when H5Fclose fails it keeps a freed file and
  * crashes at exit. So the file is made in memory, where writes do not fail, and is copied by code that
  * knows what failed. */
-static lks_status make_memory_file(char *path, size_t size, int *image)
+static lks_status make_memory_file(int *image)
 {
     *image = memfd_create("lockstep-checkpoint", MFD_CLOEXEC);
     if (*image < 0)
         return LKS_FAIL(LKS_ERR_IO, "cannot make a file in memory: %s", strerror(errno));
-    snprintf(path, size, "/proc/self/fd/%d", *image);
     return LKS_OK;
+}
+
+static const char *image_path(char out[64], int image)
+{
+    snprintf(out, 64, "/proc/self/fd/%d", image);
+    return out;
 }
 
 /* More than the file will have. */
@@ -106,19 +111,19 @@ static lks_status check_size_limit(const lks_checkpoint_info *info, const lks_st
 
 static bool write_file(const char *path, const lks_checkpoint_info *info, lks_state_map *map)
 {
-    hid_t file = lks_hdf5_create(path);
+    hid_t file = lks_hdf5_create_image(path);
     bool good = file >= 0 && write_root(file, info) && write_groups(file, map) &&
                 write_small_groups(file, info);
     return (file < 0 || H5Fclose(file) >= 0) && good;
 }
 
-static lks_status fill_image(const char *path, int image, const lks_checkpoint_info *info,
-                             lks_state_map *map)
+static lks_status fill_image(int image, const lks_checkpoint_info *info, lks_state_map *map)
 {
     lks_hdf5_guard guard;
     struct stat about;
+    char path[64];
     lks_hdf5_guard_begin(&guard);
-    bool good = write_file(path, info, map);
+    bool good = write_file(image_path(path, image), info, map);
     lks_hdf5_guard_end(&guard);
     if (!good)
         return LKS_FAIL(LKS_ERR_IO, "HDF5 cannot make a state file: %s", guard.cause);
@@ -128,18 +133,48 @@ static lks_status fill_image(const char *path, int image, const lks_checkpoint_i
     return LKS_OK;
 }
 
+static lks_status hash_image(int image, lks_state_map *map)
+{
+    return lks_state_map_hash_metadata(map, image, "the state file's image", map->metadata);
+}
+
 lks_status lks_state_image_create(int *image, const lks_checkpoint_info *info, lks_state_map *map)
 {
-    char path[64];
     *image = -1;
     LKS_TRY(check_size_limit(info, map));
-    LKS_TRY(make_memory_file(path, sizeof path, image));
-    lks_status status = fill_image(path, *image, info, map);
+    LKS_TRY(make_memory_file(image));
+    lks_status status = fill_image(*image, info, map);
     if (status == LKS_OK)
-        status = lks_state_map_hash_metadata(map, *image, "the state file's image", map->metadata);
+        status = hash_image(*image, map);
     if (status != LKS_OK) {
         close(*image);
         *image = -1;
     }
     return status;
+}
+
+static bool write_step(const char *path, const lks_checkpoint_info *info)
+{
+    hid_t file = lks_hdf5_open_image(path);
+    if (file < 0)
+        return false;
+    hid_t loader = H5Gopen2(file, "loader", H5P_DEFAULT);
+    bool good = loader >= 0 && lks_hdf5_change_number(file, "step", info->step) &&
+                lks_hdf5_change_number(loader, "position", info->position);
+    if (loader >= 0)
+        H5Gclose(loader);
+    return H5Fclose(file) >= 0 && good;
+}
+
+lks_status lks_state_image_update(int image, const lks_checkpoint_info *info, lks_state_map *map)
+{
+    lks_hdf5_guard guard;
+    char path[64];
+    LKS_TRY(check_size_limit(info, map));
+    lks_hdf5_guard_begin(&guard);
+    bool good = write_step(image_path(path, image), info);
+    lks_hdf5_guard_end(&guard);
+    if (!good)
+        return LKS_FAIL(LKS_ERR_IO, "HDF5 cannot change a state file: %s", guard.cause);
+    return hash_image(image, map);
 }

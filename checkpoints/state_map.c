@@ -52,12 +52,10 @@ lks_status lks_state_map_check_names(const lks_state_map *map)
                             "not \".\" and without a slash",
                             name);
     }
-    static const char optimizer_prefix[] = "optimizer/";
     for (int g = 0; g < map->group_count; ++g) {
-        const char *name = map->groups[g].name;
-        size_t prefix = sizeof optimizer_prefix - 1;
-        bool state = strncmp(name, optimizer_prefix, prefix) == 0 && name[prefix] != '\0' &&
-                     strchr(name + prefix, '/') == NULL;
+        const char *name = map->groups[g].name, *slash = strchr(name, '/');
+        bool state = slash != NULL && strncmp(name, "optimizer/", 10) == 0 && slash[1] != '\0' &&
+                     strchr(slash + 1, '/') == NULL;
         if (strcmp(name, "model") != 0 && !state)
             return LKS_FAIL(LKS_ERR_INTERNAL,
                             "a checkpoint's group is \"%s\", not model or optimizer/<state>", name);
