@@ -8,6 +8,10 @@
 
 #define LKS_MANIFEST_NAME "manifest.json"
 #define LKS_STATE_NAME "state.h5"
+#define LKS_MANIFEST_FORMAT "lockstep-checkpoint"
+/* How the file ends: with the SHA-256 of all lines above. */
+#define LKS_MANIFEST_SEAL " \"seal\": \"%s\"\n}\n"
+enum { LKS_MANIFEST_SEAL_BYTES = 10 + 64 + 4 };
 
 /* The part known when a save starts; everything is copied. */
 lks_status lks_checkpoint_manifest_begin(json_t **out, const lks_checkpoint_info *info,

@@ -86,6 +86,30 @@ struct lks_checkpoints {
     lks_checkpoints_stats stats;
 };
 
+enum {
+    LKS_SAVE_TAG_PLAN = LKS_TAG_FREE,
+    LKS_SAVE_TAG_REPORT,
+    LKS_SAVE_TAG_RESULT,
+};
+
+/* *done: every message of the kind is. */
+lks_status lks_save_poll(lks_checkpoints *c, lks_save_messages *messages,
+                         bool *done) LKS_MUST_CHECK;
+/* From the root to every other rank. */
+lks_status lks_save_send_to_all(lks_checkpoints *c, lks_save_messages *messages, int tag,
+                                const void *data, size_t bytes) LKS_MUST_CHECK;
+size_t lks_save_report_bytes(const lks_checkpoints *c, int rank);
+/* Gives all messages up. False: some could not be, and their memory must stay. */
+bool lks_save_cancel(lks_checkpoints *c);
+
+/* Makes or awaits the plan, and copies own blocks to staging. */
+lks_status lks_save_start(lks_checkpoints *c, const lks_state_array *arrays,
+                          const lks_checkpoint_info *info) LKS_MUST_CHECK;
+/* Names the directory of the plan's step and nonce. */
+lks_status lks_save_set_partial(lks_checkpoints *c) LKS_MUST_CHECK;
+/* Root: the first failure of a save is its result. */
+void lks_save_remember(lks_checkpoints *c, lks_status status, int rank, const char *message);
+
 /* Tasks of the worker; user: lks_checkpoints. */
 lks_status lks_save_warm(void *user) LKS_MUST_CHECK;  /* so that no save waits for new pages */
 lks_status lks_save_write(void *user) LKS_MUST_CHECK; /* own blocks, hashes into the own report */

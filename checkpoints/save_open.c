@@ -192,23 +192,6 @@ static void release(lks_checkpoints *c)
     lks_memory_free(c);
 }
 
-static bool cancel_messages(lks_checkpoints *c, lks_save_messages *messages)
-{
-    bool all = true;
-    for (int i = 0; i < messages->count; ++i) {
-        if (messages->requests[i] != NULL)
-            all = lks_comm_cancel(c->comm, &messages->requests[i]) && all;
-    }
-    return all;
-}
-
-static bool cancel_all(lks_checkpoints *c)
-{
-    bool plans = cancel_messages(c, &c->plans);
-    bool reports = cancel_messages(c, &c->report_messages);
-    return cancel_messages(c, &c->results) && plans && reports;
-}
-
 /* (collective) */
 static lks_status open_all(lks_checkpoints *c, const lks_checkpoints_spec *spec)
 {
@@ -250,7 +233,7 @@ void lks_checkpoints_close(lks_checkpoints *checkpoints)
     lks_status status = lks_checkpoints_finish(checkpoints, &saved);
     /* A message that could not be given up may still be written into this memory: then it is left
      * to the end of the process, which is near. */
-    if (status == LKS_OK || cancel_all(checkpoints))
+    if (status == LKS_OK || lks_save_cancel(checkpoints))
         release(checkpoints);
 }
 

@@ -2,7 +2,8 @@
 
 A model is a class with `tensors`, the declarations in order: (name, shape, (kind, number) of the
 initial values), buffers marked by the kind "buffer"; and `loss(p, batch, training)`, which gives
-the sum of the losses and the count of valid targets. `m` holds what a mutant changes.
+the sum of the losses and the count of valid targets. `terms` counts the terms of the sums on the
+way from an input to the loss, `rows` the rows of a sample in the largest of them. `m` holds what a mutant changes.
 """
 
 import math
@@ -12,11 +13,11 @@ import torch.nn.functional as F
 
 
 class Gpt:
-    def __init__(self, options, schema, m):
+    def __init__(self, options, schema, micro_batch, m):
         self.m = m
         self.layers, self.width = options["layers"], options["width"]
         self.heads, self.vocabulary = options["heads"], schema["vocabulary"]
-        self.context = options["context"]
+        self.context = self.rows = options["context"]
         multiple = options["vocabulary_multiple"]
         rows = -(-self.vocabulary // multiple) * multiple
         width, small, out = self.width, 0.02, 0.02 / math.sqrt(2 * self.layers)
@@ -32,6 +33,8 @@ class Gpt:
             self.linear(f"h.{i}.mlp.fc", width, 4 * width, small)
             self.linear(f"h.{i}.mlp.proj", 4 * width, width, out)
             self.norm(f"h.{i + 1}.ln_1" if i + 1 < self.layers else "ln_f")
+        attention = width // self.heads + self.context
+        self.terms = self.layers * (9 * width + attention) + 2 * width + self.vocabulary
 
     def norm(self, name):
         self.tensors.append((name + ".weight", (self.width,), ("constant", 1)))
@@ -80,8 +83,10 @@ class Gpt:
 
 
 class Cnn:
-    def __init__(self, options, schema, m):
-        self.m, self.schema = m, schema
+    def __init__(self, options, schema, micro_batch, m):
+        self.m, self.schema, self.terms = m, schema, 0
+        self.rows = schema["height"] * schema["width"]
+        self.pixels = micro_batch * self.rows
         self.nearest = math.inf  # the least |input| of a rectifier, in deviations of its tensor
         self.tensors, self.blocks = [], []
         channels = options["channels"][0]
@@ -91,19 +96,23 @@ class Cnn:
             for block in range(options["blocks"]):
                 stride = 2 if stage and not block else 1
                 name = f"stage.{stage}.{block}"
+                self.pixels //= stride * stride
                 self.block(name, channels, out, stride)
                 self.blocks.append((name, stride, stride != 1 or channels != out))
                 channels = out
         bound = 1 / math.sqrt(channels)
         self.tensors.append(("head.weight", (schema["classes"], channels), ("uniform", bound)))
         self.tensors.append(("head.bias", (schema["classes"],), ("constant", 0)))
+        self.terms += self.pixels // micro_batch + channels + schema["classes"]
 
     def convolution(self, name, inputs, outputs, kernel):
         deviation = math.sqrt(2 / (outputs * kernel * kernel))
         shape = (outputs, kernel, kernel, inputs)
         self.tensors.append((name + ".weight", shape, ("normal", deviation)))
+        self.terms += inputs * kernel * kernel
 
     def norm(self, name, channels):
+        self.terms += self.pixels
         for part, number in (("weight", 1), ("bias", 0)):
             self.tensors.append((f"{name}.{part}", (channels,), ("constant", number)))
         for part, number in (("running_mean", 0), ("running_var", 1)):
@@ -165,11 +174,11 @@ class Cnn:
 
 
 class Mlp:
-    def __init__(self, options, schema, m):
-        self.m, self.classes = m, schema["classes"]
+    def __init__(self, options, schema, micro_batch, m):
+        self.m, self.classes, self.rows = m, schema["classes"], 1
         self.gelu = options["activation"] == "gelu"
         self.nearest = math.inf
-        self.tensors, self.names = [], []
+        self.tensors, self.names, self.terms = [], [], self.classes
         width = schema["features"]
         for i, out in enumerate(options["hidden"]):
             self.linear(f"layer.{i}", width, out, 2)
@@ -178,6 +187,7 @@ class Mlp:
         self.linear("head", width, self.classes or 1, 1)
 
     def linear(self, name, inputs, outputs, variance):
+        self.terms += inputs
         deviation = math.sqrt(variance / inputs)
         self.tensors.append((name + ".weight", (outputs, inputs), ("normal", deviation)))
         self.tensors.append((name + ".bias", (outputs,), ("constant", 0)))

@@ -103,7 +103,9 @@ class Training:
         context = job["model"].get("context", 0)
         self.data = Dataset(f"{directory}/data/train", context)
         self.validation = Dataset(f"{directory}/data/validation", context)
-        self.model = MODELS[job["model"]["name"]](job["model"], self.data.schema, self.m)
+        self.size = job["train"]["micro_batch"]
+        model = MODELS[job["model"]["name"]]
+        self.model = model(job["model"], self.data.schema, self.size, self.m)
         self.p, self.buffers = {}, []
         for index, (name, shape, (kind, number)) in enumerate(self.model.tensors):
             if kind == "buffer":
@@ -114,11 +116,20 @@ class Training:
         self.parameters = [p for p in self.p.values() if p.requires_grad]
         self.optimizer = make_optimizer(job["optimizer"], self.parameters, self.m)
         self.loss, self.grad_norm, self.lr, self.gradients = [], [], [], None
+        self.travel = {name: 0.0 for name in self.p}  # sum over steps t of t max|update|
+
+    def terms(self):
+        return self.model.terms
+
+    def gradient_terms(self):
+        """The way to the loss and back, and the sum over a batch's rows."""
+        rows = self.job["train"]["global_batch"] * self.model.rows
+        return 2 * self.model.terms + rows
 
     def backward(self, ids):
         """Gradients of the mean loss over the valid targets of the batch; gives that loss."""
         total, targets = 0.0, 0
-        size = self.job["train"]["micro_batch"]
+        size = self.size
         self.statistics = {name: 0.0 for name in self.buffers}
         for start in range(0, len(ids), size):
             loss, count = self.model.loss(self.p, self.data.batch(ids[start : start + size]), True)
@@ -151,10 +162,13 @@ class Training:
         self.lr.append(options["lr"] * factor)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr[-1]
+        before = {name: p.detach().clone() for name, p in self.p.items()}
         self.optimizer.step()
         momentum = self.m.get("buffer_momentum", 0.1)
         for name in self.buffers:
             self.p[name] = (1 - momentum) * self.p[name] + momentum * self.statistics[name]
+        for name, p in self.p.items():
+            self.travel[name] += (number + 1) * float((p.detach() - before[name]).abs().max())
 
     def run(self):
         for number in range(self.job["train"]["steps"]):

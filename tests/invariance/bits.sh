@@ -49,7 +49,7 @@ samples=$("$LOCKSTEP" dataset show --json data/train | sed -n 's/^  "records": \
 [ "$model" = gpt ] && samples=$(((samples - 1 + 15) / 16))
 
 for lanes in 8 6; do
-  options=(--set train.lanes=$lanes)
+  options=(--set "train.lanes=$lanes")
   [ $lanes = 6 ] && options+=(--set train.micro_batch=4)
   for n in 1 2 3 4 5 6 8; do
     [ $n = 8 ] && [ $lanes = 6 ] && continue

@@ -3,6 +3,8 @@
 # shellcheck shell=bash
 set -euo pipefail
 
+LOCKSTEP=$(realpath "$LOCKSTEP")
+MAKE_DATA=$(realpath "$MAKE_DATA")
 work=$(mktemp -d "${TMPDIR:-/tmp}/lockstep-test.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 cd "$work"

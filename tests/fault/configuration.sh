@@ -1,0 +1,99 @@
+#!/bin/bash
+# Bad commands and configurations: exit 2, one line, nothing written.
+#   configuration.sh LOCKSTEP MAKE_DATA
+LOCKSTEP=$1 MAKE_DATA=$2
+# shellcheck source=tests/fault/refusals.sh
+. "$(dirname "$(realpath "$0")")/refusals.sh"
+
+"$MAKE_DATA" text text.txt 1900
+works 'prepare' 1 prepare text --output data --split validation=0.15 text.txt
+cat >job.yaml <<YAML
+model: {name: gpt, layers: 1, width: 8, heads: 2, context: 16}
+data: {train: data/train}
+train: {steps: 2, global_batch: 12, lanes: 4}
+YAML
+train=(train job.yaml --run run)
+
+# The command line
+refused 'unknown command' 2 1 'trian' 'lockstep train' -- trian
+refused 'unknown command' 2 2 'trian' 'lockstep train' -- trian
+refused 'nothing like a command' 2 1 'xylophone' '--help' -- xylophone
+refused 'unknown flag' 2 1 '--resum\b' '--resume' -- train job.yaml --resum must
+refused 'unknown flag of prepare' 2 1 '--targt' '--target' -- prepare table --targt x --output o text.txt
+refused 'unknown format' 2 1 'texts' 'text' 'table' -- prepare texts --output o text.txt
+refused 'no format' 2 1 'format' 'text' -- prepare
+refused 'no output' 2 1 '--output' -- prepare text text.txt
+refused 'no input' 2 1 'input' -- prepare text --output o
+refused 'bad split' 2 1 '--split' '1\.5' 'validation=0.1' -- prepare text --output o --split validation=1.5 text.txt
+refused 'flag without value' 2 1 '--run' 'DIR' -- train job.yaml --run
+refused 'no configuration named' 2 1 'CONFIG' -- train
+refused 'bad --resume' 2 1 'maybe' 'auto' 'never' -- "${train[@]}" --resume maybe
+refused '--set without =' 2 1 '--set train.steps' 'section.key=value' -- "${train[@]}" --set train.steps
+refused '--set without a section' 2 1 'steps' 'section.key' -- "${train[@]}" --set steps=3
+refused 'flag that is no number' 2 1 '--tokens' 'many' 'whole number' -- generate run --tokens many
+refused 'unknown verb of dataset' 2 1 'sho\b' 'show' -- dataset sho data/train
+refused 'unknown verb of checkpoint' 2 1 'lst' 'list' -- checkpoint lst run
+
+# Keys and values
+refused 'unknown key in --set' 2 1 '--set' 'model.widht' 'model.width' -- "${train[@]}" --set model.widht=3
+refused 'unknown key in --set' 2 2 '--set' 'model.widht' 'model.width' -- "${train[@]}" --set model.widht=3
+sed 's/width/widht/' job.yaml >typo.yaml
+refused 'unknown key in the file' 2 1 'typo.yaml:1' 'model.widht' 'model.width' -- train typo.yaml --run run
+refused 'unknown key, config' 2 1 'typo.yaml:1' 'model.widht' 'model.width' -- config typo.yaml
+export LOCKSTEP_TRAIN_STEPZ=3
+refused 'unknown key in the environment' 2 1 'LOCKSTEP_TRAIN_STEPZ' 'train.steps' -- "${train[@]}"
+unset LOCKSTEP_TRAIN_STEPZ
+export LOCKSTEP_TRAIN_LANES=0x
+refused 'bad value in the environment' 2 1 'LOCKSTEP_TRAIN_LANES' 'train.lanes' '0x' -- "${train[@]}"
+unset LOCKSTEP_TRAIN_LANES
+refused 'unknown section' 2 1 'modl.width' 'model.width' -- "${train[@]}" --set modl.width=3
+refused 'value out of range' 2 1 'model.dropout' '1\.5' '\b0\b' '\b1\b' -- "${train[@]}" --set model.dropout=1.5
+refused 'negative steps' 2 1 'train.steps' '-3' '0' -- "${train[@]}" --set train.steps=-3
+refused 'too large for an integer' 2 1 'train.steps' '99999999999999999999' -- "${train[@]}" --set train.steps=99999999999999999999
+refused 'wrong type' 2 1 'model.layers' 'two' 'whole number' -- "${train[@]}" --set model.layers=two
+refused 'wrong type: fraction' 2 1 'model.layers' '1\.5' 'whole number' -- "${train[@]}" --set model.layers=1.5
+refused 'wrong type: truth' 2 1 'report.ledger' 'perhaps' 'true' -- "${train[@]}" --set report.ledger=perhaps
+refused 'wrong type: list' 2 1 'channels' 'x' 'whole number' -- "${train[@]}" --set model.name=cnn --set model.channels='[4,x]'
+refused 'not a number' 2 1 'optimizer.lr' 'nan' -- "${train[@]}" --set optimizer.lr=nan
+refused 'bad choice' 2 1 'train.precision' 'f17' 'f32' -- "${train[@]}" --set train.precision=f17
+refused 'unknown model' 2 1 'gtp' 'gpt' '\.so' -- "${train[@]}" --set model.name=gtp
+refused 'unknown optimizer' 2 1 'optimizer.name' 'adamx' 'adamw' -- "${train[@]}" --set optimizer.name=adamx
+refused 'unknown schedule' 2 1 'schedule.name' 'cosin\b' 'cosine' -- "${train[@]}" --set schedule.name=cosin
+refused 'unknown device' 2 1 'device' 'gpx' 'cpu' -- "${train[@]}" --set device.name=gpx
+refused 'unknown link' 2 1 'collectives.link' 'pigeon' 'shm' -- "${train[@]}" --set collectives.link=pigeon
+refused 'unknown link' 2 2 'collectives.link' 'pigeon' 'shm' -- "${train[@]}" --set collectives.link=pigeon
+refused 'heads that do not divide the width' 2 1 'model.heads' '3' '8' -- "${train[@]}" --set model.heads=3
+
+# Files
+refused 'missing configuration' 2 1 'none.yaml' -- train none.yaml --run run
+refused 'missing configuration' 2 2 'none.yaml' -- train none.yaml --run run
+: >empty.yaml
+refused 'empty configuration' 2 1 'model.name' 'empty.yaml|not set' -- train empty.yaml --run run
+refused 'directory as configuration' 2 1 'data' 'directory' -- train data --run run
+printf 'model: {name: gpt\ntrain: [\n' >broken.yaml
+refused 'YAML syntax' 2 1 'broken.yaml:[23]' -- train broken.yaml --run run
+printf 'model: {name: gpt}\n- x\n' >broken.yaml
+refused 'YAML syntax, a list after a mapping' 2 1 'broken.yaml:2' -- train broken.yaml --run run
+printf 'model:\n  name: gpt\n  width: 8\n  width: 16\n' >twice.yaml
+refused 'repeated key' 2 1 'twice.yaml:4' 'model.width' 'twice.yaml:3' -- train twice.yaml --run run
+printf 'just words\n' >words.yaml
+refused 'YAML without sections' 2 1 'words.yaml:1' 'section' -- train words.yaml --run run
+printf '\xff\xfe\x00m\x00' >binary.yaml
+refused 'not text' 2 1 'binary.yaml' -- train binary.yaml --run run
+
+# Lanes, ranks, steps
+refused 'more ranks than lanes' 2 3 '3 ranks' 'train.lanes is 2' 'at most 2' -- "${train[@]}" --set train.lanes=2
+refused 'more ranks than the batch' 2 3 '3 ranks' 'at most 2' -- "${train[@]}" --set train.global_batch=2 --set train.lanes=0
+refused 'lanes that do not divide the batch' 2 1 'train.lanes is 5' 'global_batch 12' '4 and 6' -- "${train[@]}" --set train.lanes=5
+refused 'lanes that do not divide the batch' 2 2 'train.lanes is 5' '4 and 6' -- "${train[@]}" --set train.lanes=5
+refused 'micro-batch that does not divide' 2 1 'train.micro_batch is 2' '3' '1 and 3' -- "${train[@]}" --set train.micro_batch=2
+refused 'neither steps nor epochs' 2 1 'train.steps' 'train.epochs' -- "${train[@]}" --set train.steps=0
+refused 'neither steps nor epochs' 2 2 'train.steps' 'train.epochs' -- "${train[@]}" --set train.steps=0
+works 'ranks that do not divide the lanes' 3 "${train[@]}"
+
+# Models of users
+refused 'a model that is not there' 2 1 './none.so' 'model.name' -- train job.yaml --run r --set model.name=./none.so
+refused 'a model that is no library' 2 1 './text.txt' -- train job.yaml --run r --set model.name=./text.txt
+library=$(ldd "$LOCKSTEP" | awk '/libz\.|libjansson/ { print $3; exit }')
+refused 'a library without a model' 2 1 "$library" 'lks_model_driver_export' -- train job.yaml --run r --set model.name="$library"
+say_result
