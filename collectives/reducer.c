@@ -17,6 +17,7 @@ struct lks_reducer {
     uint32_t *bucket_of;    /* [blocks] */
     uint32_t *blocks_left;  /* [buckets] of this step, not yet final */
     bool *tensor_final;     /* [tensors] of this step */
+    uint32_t tensors_left;  /* of this step, not yet final */
     const lks_link_driver *link;
     void *instance;
     int first_lane, end_lane;
@@ -192,6 +193,7 @@ lks_status lks_reducer_begin(lks_reducer *reducer)
     for (uint32_t i = 0; i < buckets->count; ++i)
         reducer->blocks_left[i] = buckets->first_block[i + 1] - buckets->first_block[i];
     memset(reducer->tensor_final, 0, reducer->spec.layout->tensor_count * sizeof(bool));
+    reducer->tensors_left = reducer->spec.layout->tensor_count;
     reducer->stack.count = 0;
     reducer->failure = LKS_OK;
     reducer->stats.bytes_early = reducer->stats.bytes_total = 0;
@@ -218,6 +220,7 @@ static void finish_tensor(lks_reducer *reducer, uint32_t tensor)
     if (reducer->tensor_final[tensor])
         return;
     reducer->tensor_final[tensor] = true;
+    --reducer->tensors_left;
     const lks_layout_tensor *it = &reducer->spec.layout->tensors[tensor];
     for (uint32_t b = it->first_block; b < it->first_block + it->block_count; ++b) {
         uint32_t bucket = reducer->bucket_of[b];
@@ -229,7 +232,8 @@ static void finish_tensor(lks_reducer *reducer, uint32_t tensor)
 void lks_reducer_final(lks_reducer *reducer, uint32_t layout_tensor)
 {
     finish_tensor(reducer, layout_tensor);
-    reducer->stats.bytes_early = reducer->stats.bytes_total;
+    if (reducer->tensors_left > 0)
+        reducer->stats.bytes_early = reducer->stats.bytes_total;
 }
 
 lks_status lks_reducer_progress(lks_reducer *reducer)

@@ -61,7 +61,7 @@ lks_status lks_reducer_gather(lks_reducer *reducer) LKS_MUST_CHECK;
 
 typedef struct lks_reducer_stats {
     uint64_t
-        bytes_early; /* of this step's gradient, handed over before lane_done of the last lane */
+        bytes_early; /* of this step's gradient, handed over while other tensors were not final */
     uint64_t bytes_total;   /* of this step's gradient, handed over */
     double wait_seconds;    /* this step, waiting for peers */
     uint64_t shared_bytes;  /* of the node: parameters and gradients in shared memory */

@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { FLAG_NAMES_MAX = 64 };
-
 static lks_status texts_append(lks_texts *texts, const char *item)
 {
     LKS_TRY(LKS_GROW(&texts->items, &texts->capacity, texts->count + 1));
@@ -43,16 +41,29 @@ static lks_status flag_set(const lks_flag *flag, const char *value)
     return LKS_FAIL(LKS_ERR_INTERNAL, "%s: unknown type of flag", flag->name);
 }
 
-static lks_status refuse_unknown(const lks_flag *table, const char *name)
+static lks_status collect_names(const lks_flag *table, const lks_flag_fallback *fallback,
+                                lks_texts *names)
 {
-    const char *names[FLAG_NAMES_MAX];
-    size_t count = 0;
-    for (; table->name && count < FLAG_NAMES_MAX; ++table)
-        names[count++] = table->name;
-    const char *near = lks_text_nearest(name, names, count);
-    if (near)
-        return LKS_FAIL(LKS_ERR_USAGE, "unknown option %s, did you mean %s?", name, near);
-    return LKS_FAIL(LKS_ERR_USAGE, "unknown option %s; --help lists those there are", name);
+    const char *name;
+    for (; table->name; ++table)
+        LKS_TRY(texts_append(names, table->name));
+    for (size_t i = 0; fallback && (name = fallback->name(fallback->user, i)); ++i)
+        LKS_TRY(texts_append(names, name));
+    return LKS_OK;
+}
+
+static lks_status refuse_unknown(const lks_flag *table, const lks_flag_fallback *fallback,
+                                 const char *name)
+{
+    lks_texts names = {0};
+    lks_status status = collect_names(table, fallback, &names);
+    const char *near = lks_text_nearest(name, names.items, names.count);
+    if (status == LKS_OK && near)
+        status = LKS_FAIL(LKS_ERR_USAGE, "unknown option %s, did you mean %s?", name, near);
+    else if (status == LKS_OK)
+        status = LKS_FAIL(LKS_ERR_USAGE, "unknown option %s; --help lists those there are", name);
+    lks_texts_release(&names);
+    return status;
 }
 
 /* One `--name[=value]` at argv[*at]; advances past a separate value. */
@@ -68,7 +79,7 @@ static lks_status parse_flag(int argc, char **argv, int *at, const lks_flag *tab
     const char *value = equals ? equals + 1 : NULL;
     bool takes_value = !flag->name || flag->type != LKS_FLAG_SWITCH;
     if (!flag->name && !fallback)
-        return refuse_unknown(table, name);
+        return refuse_unknown(table, NULL, name);
     if (!takes_value && value)
         return LKS_FAIL(LKS_ERR_USAGE, "%s takes no value", name);
     if (takes_value && !value && *at + 1 < argc)
@@ -79,7 +90,7 @@ static lks_status parse_flag(int argc, char **argv, int *at, const lks_flag *tab
         return flag_set(flag, value);
     bool known = false;
     LKS_TRY(fallback->set(fallback->user, name, value, &known));
-    return known ? LKS_OK : refuse_unknown(table, name);
+    return known ? LKS_OK : refuse_unknown(table, fallback, name);
 }
 
 lks_status lks_arguments_parse(int argc, char **argv, const lks_flag *table,

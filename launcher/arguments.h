@@ -37,9 +37,10 @@ typedef struct lks_flag {
 /* Reads argv[0..argc): flags of `table` (ending in a NULL name), as `--name value` or
  * `--name=value`, anything else goes to `rest`. An unknown flag or a value that does not fit is
  * LKS_ERR_USAGE. "--" ends the flags. `fallback` (NULL: none) is asked for flags that the table
- * lacks: it returns false when it does not know the name either, and *takes_value when it does. */
+ * lacks: *known says whether it has the name. `name` gives its i-th flag, NULL after the last. */
 typedef struct lks_flag_fallback {
     lks_status (*set)(void *user, const char *name, const char *value, bool *known);
+    const char *(*name)(void *user, size_t i);
     void *user;
 } lks_flag_fallback;
 lks_status lks_arguments_parse(int argc, char **argv, const lks_flag *table,

@@ -67,6 +67,18 @@ static lks_status format_set(void *user, const char *name, const char *value, bo
     return LKS_OK;
 }
 
+/* "--max-categories", of the arena. */
+static const char *format_flag_name(void *user, size_t i)
+{
+    format_flags *f = user;
+    if (!f->table[i].name)
+        return NULL;
+    char *flag = lks_arena_format(f->arena, "--%s", f->table[i].name);
+    for (char *c = flag; c && *c; ++c)
+        *c = *c == '_' ? '-' : *c;
+    return flag;
+}
+
 static lks_status format_defaults(format_flags *f)
 {
     for (const lks_option *option = f->table; option->name; ++option)
@@ -165,7 +177,7 @@ static lks_status prepare_parse(int argc, char **argv, const lks_flag *flags, fo
     LKS_TRY(lks_arena_create(&f->arena));
     LKS_TRY(lks_memory_allocate(&f->values, 1, lks_prepare_options_bytes(f->format)));
     LKS_TRY(format_defaults(f));
-    lks_flag_fallback fallback = {format_set, f};
+    lks_flag_fallback fallback = {format_set, format_flag_name, f};
     return lks_arguments_parse(argc - 1, argv + 1, flags, &fallback, &a->rest);
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const lks_command *const commands[] = {
     &lks_command_train,    &lks_command_prepare,  &lks_command_dataset, &lks_command_checkpoint,
@@ -102,6 +103,16 @@ static lks_status run(lks_command_context *context, const char *name, int argc, 
     return command->run(context, argc, argv);
 }
 
+/* Ends all ranks. A rank without a message knows that another one speaks, which then ends
+ * this one too: it gives it the time. */
+static void leave_alone(lks_command_context *context, lks_status status)
+{
+    struct timespec while_another_speaks = {.tv_sec = 2};
+    if (!*lks_status_message())
+        nanosleep(&while_another_speaks, NULL);
+    lks_comm_abort(context->comm, status);
+}
+
 int main(int argc, char **argv)
 {
     install_handlers();
@@ -123,7 +134,7 @@ int main(int argc, char **argv)
     status = run(&context, argv[at], argc - at - 1, argv + at + 1);
     lks_log_failure(status);
     if (context.alone)
-        lks_comm_abort(context.comm, status);
+        leave_alone(&context, status);
     lks_comm_close(context.comm);
     return status;
 }

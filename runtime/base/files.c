@@ -11,7 +11,7 @@
 
 static lks_status files_fail(const char *path, const char *operation)
 {
-    return LKS_FAIL(LKS_ERR_IO, "%s: %s: %s", path, operation, strerror(errno));
+    return LKS_FAIL(LKS_ERR_IO, "%s: cannot %s: %s", path, operation, strerror(errno));
 }
 
 static lks_status files_no_memory(const char *path)
@@ -171,7 +171,7 @@ static lks_status files_make_directory(const char *path)
     if (lks_files_is_directory(path)) /* also when mkdir says EROFS or EACCES */
         return LKS_OK;
     errno = reason == EEXIST ? ENOTDIR : reason;
-    return files_fail(path, "mkdir");
+    return files_fail(path, "make the directory");
 }
 
 lks_status lks_files_make_directories(const char *path)

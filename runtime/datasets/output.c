@@ -113,7 +113,7 @@ static lks_status output_make(lks_output *output)
             return LKS_OK;
         }
         if (errno != EEXIST || n + 1 == PARTIAL_TRIES)
-            status = LKS_FAIL(LKS_ERR_IO, "%s: cannot be made: %s", partial, strerror(errno));
+            status = LKS_FAIL(LKS_ERR_IO, "%s: cannot be made: %s", output->path, strerror(errno));
         free(partial);
     }
     return status;

@@ -122,7 +122,7 @@ lks_status lks_table_assign_roles(const lks_table_options *options, const lks_cs
     for (size_t i = 0; i < header->count; ++i)
         roles[i] = LKS_COLUMN_AUTO;
     if (options->target[0] == '\0')
-        return LKS_FAIL(LKS_ERR_USAGE, "target: name the column to predict");
+        return LKS_FAIL(LKS_ERR_USAGE, "no target: name the column to predict with --target");
     LKS_TRY(assign(header, "target", options->target, LKS_COLUMN_TARGET, roles));
     if (options->ignore[0] != '\0') {
         LKS_TRY(lks_table_split(arena, options->ignore, &list));

@@ -34,7 +34,8 @@ static lks_status model_load(const char *path, void **library, const lks_model_d
 {
     *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!*library)
-        return LKS_FAIL(LKS_ERR_USAGE, "model.name: cannot load %s: %s", path, dlerror());
+        return LKS_FAIL(LKS_ERR_USAGE, "model.name: want the shared object of a model: %s",
+                        dlerror()); /* which names the path */
     const lks_model_driver *(*export)(void);
     *(void **)&export = dlsym(*library, "lks_model_driver_export");
     const lks_model_driver *driver = export ? export() : NULL;
@@ -50,7 +51,10 @@ static lks_status model_load(const char *path, void **library, const lks_model_d
             LKS_ERR_USAGE,
             "%s: a model for interface version %d, this lockstep has %d: build it again", path,
             version, LKS_MODEL_DRIVER_VERSION);
-    return LKS_FAIL(LKS_ERR_USAGE, "%s: no lks_model_driver_export that gives a model", path);
+    return LKS_FAIL(LKS_ERR_USAGE,
+                    "model.name: %s is no model: want a function lks_model_driver_export that "
+                    "gives a driver",
+                    path);
 }
 
 lks_status lks_model_open(lks_model **out, const char *name)

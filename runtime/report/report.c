@@ -80,6 +80,8 @@ static json_t *report_step_to_json(const lks_step_metrics *m)
     report_add_number(line, "reduce_wait_seconds", m->reduce_wait_seconds);
     report_add_number(line, "checkpoint_stall_seconds", m->checkpoint_stall_seconds);
     report_add_number(line, "samples_per_second", m->samples_per_second);
+    report_add_count(line, "gradient_bytes", m->gradient_bytes);
+    report_add_count(line, "gradient_bytes_early", m->gradient_bytes_early);
     return line;
 }
 

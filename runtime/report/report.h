@@ -20,6 +20,8 @@ typedef struct lks_step_metrics {
     int world_size;
     double step_seconds, loader_wait_seconds, reduce_wait_seconds, checkpoint_stall_seconds;
     double samples_per_second;
+    /* Of rank 0: handed over by this step, and how much of it before its last backward ended. */
+    uint64_t gradient_bytes, gradient_bytes_early;
 } lks_step_metrics;
 
 typedef struct lks_validation_metrics {

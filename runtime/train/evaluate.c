@@ -148,9 +148,11 @@ lks_status lks_evaluator_run(lks_evaluator *evaluator, const float *parameters, 
         sum.targets += e->all[i].targets;
         sum.correct += e->all[i].correct;
     }
-    if (sum.targets == 0)
-        return LKS_FAIL(LKS_ERR_CORRUPT, "%s: not one target to evaluate: all are masked",
-                        e->spec.directory);
+    if (sum.targets == 0) /* known to all ranks; one speaks */
+        return lks_comm_agree(e->spec.comm,
+                              LKS_FAIL(LKS_ERR_CORRUPT,
+                                       "%s: not one target to evaluate: all are masked",
+                                       e->spec.directory));
     const lks_schema *schema = lks_dataset_schema(e->dataset);
     bool classes = schema->kind == LKS_DATA_TEXT || schema->classes > 0;
     out->loss = sum.loss_sum / sum.targets;

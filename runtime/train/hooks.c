@@ -93,6 +93,8 @@ static lks_status metrics_hook(hook_context *c)
         .loader_wait_seconds = step->loader_wait_seconds,
         .reduce_wait_seconds = step->reduce_wait_seconds,
         .checkpoint_stall_seconds = c->checkpoint_stall_seconds,
+        .gradient_bytes = step->gradient_bytes,
+        .gradient_bytes_early = step->gradient_bytes_early,
         .samples_per_second = (double)job->geometry.global_batch / step->seconds,
     };
     bool write =
@@ -149,10 +151,13 @@ static lks_status leave(lks_job *job, bool *stop)
 {
     bool saved;
     LKS_TRY(lks_checkpoints_finish(job->checkpoints, &saved));
+    lks_status status = LKS_OK;
     if (!saved)
-        return LKS_FAIL(LKS_ERR_IO,
-                        "a notice to stop came at step %llu, and the checkpoint could not be saved",
-                        (unsigned long long)job->step);
+        status = LKS_FAIL(LKS_ERR_IO,
+                          "a notice to stop came at step %llu, and the checkpoint could not be "
+                          "saved: free space or mend the directory, then run again",
+                          (unsigned long long)job->step);
+    LKS_TRY(lks_comm_agree(job->comm, status));
     lks_log_root("stopped by a notice after step %llu; the checkpoint is saved",
                  (unsigned long long)job->step);
     *stop = true;
@@ -176,11 +181,12 @@ lks_status lks_hooks_finish(lks_job *job)
 {
     bool saved;
     LKS_TRY(lks_checkpoints_finish(job->checkpoints, &saved));
+    lks_status status = LKS_OK;
     if (job->step == job->steps &&
         lks_checkpoints_get_stats(job->checkpoints).last_step != job->step)
-        return LKS_FAIL(LKS_ERR_IO,
-                        "all %llu steps are done, but the last checkpoint could not be saved: "
-                        "free space or mend the directory, then run again",
-                        (unsigned long long)job->steps);
-    return LKS_OK;
+        status = LKS_FAIL(LKS_ERR_IO,
+                          "all %llu steps are done, but the last checkpoint could not be saved: "
+                          "free space or mend the directory, then run again",
+                          (unsigned long long)job->steps);
+    return lks_comm_agree(job->comm, status);
 }

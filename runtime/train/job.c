@@ -82,7 +82,7 @@ static lks_status claim_on_root(void *user)
 {
     lks_job *job = user;
     lks_run_identity identity = job_identity(job);
-    LKS_TRY(lks_run_directory_open(&job->run, job->request->run_directory));
+    LKS_TRY(lks_run_directory_open(&job->run, job->request->run_directory, job->request->resume));
     return lks_run_directory_check(&job->run, &identity, job->request->resume);
 }
 
@@ -197,8 +197,8 @@ static lks_status job_open(lks_job *job)
     LKS_TRY(lks_comm_agree(comm, open_model(job)));
     LKS_TRY(check_probe(job));
     LKS_TRY(lks_comm_agree(comm, open_validation(job)));
-    LKS_TRY(lks_comm_on_root(comm, claim_on_root, job));
     LKS_TRY(open_reducer(job));
+    LKS_TRY(lks_comm_on_root(comm, claim_on_root, job));
     LKS_TRY(lks_comm_agree(comm, open_states(job)));
     LKS_TRY(open_checkpoints(job));
     LKS_TRY(lks_job_start(job));

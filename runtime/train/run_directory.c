@@ -82,15 +82,32 @@ static lks_status run_load(lks_run_directory *run, const char *path)
     return LKS_OK;
 }
 
-lks_status lks_run_directory_open(lks_run_directory *run, const char *path)
+/* Before anything is made: a new job's directory is empty, or not there yet. */
+static lks_status check_new(const char *path, const char *json, lks_resume resume)
+{
+    if (lks_files_exists(json))
+        return LKS_OK;
+    if (resume == LKS_RESUME_MUST)
+        return LKS_FAIL(LKS_ERR_USAGE, "%s holds no job, and --resume must was given: check --run",
+                        path);
+    return lks_files_is_directory(path) ? refuse_foreign(path) : LKS_OK;
+}
+
+static lks_status run_open(lks_run_directory *run, const char *json, lks_resume resume)
+{
+    LKS_TRY(check_new(run->path, json, resume));
+    LKS_TRY(lks_files_make_directories(run->path));
+    LKS_TRY(run_lock(run));
+    return run_load(run, json);
+}
+
+lks_status lks_run_directory_open(lks_run_directory *run, const char *path, lks_resume resume)
 {
     *run = (lks_run_directory){.path = path, .lock = -1};
-    LKS_TRY(lks_files_make_directories(path));
-    LKS_TRY(run_lock(run));
     char *json = lks_files_join(path, "run.json");
     if (!json)
         return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
-    lks_status status = run_load(run, json);
+    lks_status status = run_open(run, json, resume);
     free(json);
     return status;
 }
@@ -139,9 +156,6 @@ lks_status lks_run_directory_check(const lks_run_directory *run, const lks_run_i
             "%s holds a job already: leave out --resume never to go on with it, or name "
             "another directory with --run",
             run->path);
-    if (!run->json && resume == LKS_RESUME_MUST)
-        return LKS_FAIL(LKS_ERR_USAGE, "%s holds no job, and --resume must was given: check --run",
-                        run->path);
     return run->json ? check_identity(run, identity) : LKS_OK;
 }
 

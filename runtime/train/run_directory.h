@@ -29,9 +29,11 @@ typedef struct lks_run_identity {
     int lanes, world_size;
 } lks_run_identity;
 
-/* Makes the directory and locks it; LKS_ERR_USAGE when another job holds it or when it is
- * something else's directory. Starts from {0}. */
-lks_status lks_run_directory_open(lks_run_directory *run, const char *path) LKS_MUST_CHECK;
+/* Makes the directory and locks it; LKS_ERR_USAGE, with nothing made, when it is something else's
+ * directory or holds no job and `resume` says that it must; LKS_ERR_USAGE when another job holds
+ * it. Starts from {0}. */
+lks_status lks_run_directory_open(lks_run_directory *run, const char *path,
+                                  lks_resume resume) LKS_MUST_CHECK;
 void lks_run_directory_close(lks_run_directory *run);
 
 /* An existing job: refuses (LKS_ERR_USAGE) another model, other data or a changed fixed option, logs changed

@@ -158,6 +158,7 @@ static lks_step_result step_result(const lks_job *job, const lks_totals *totals,
     double targets = totals->targets > 0 ? totals->targets : 1;
     const lks_schema *schema = lks_dataset_schema(job->data);
     bool classes = schema->kind == LKS_DATA_TEXT || schema->classes > 0;
+    lks_reducer_stats reducer = lks_reducer_get_stats(job->reducer);
     return (lks_step_result){
         .step = job->step,
         .loss = totals->loss_sum / targets,
@@ -166,7 +167,9 @@ static lks_step_result step_result(const lks_job *job, const lks_totals *totals,
         .grad_norm = norm,
         .seconds = lks_clock_seconds_since(start),
         .loader_wait_seconds = lks_loader_take_wait_seconds(job->loader),
-        .reduce_wait_seconds = lks_reducer_get_stats(job->reducer).wait_seconds,
+        .reduce_wait_seconds = reducer.wait_seconds,
+        .gradient_bytes = reducer.bytes_total,
+        .gradient_bytes_early = reducer.bytes_early,
         .notice = totals->notice,
     };
 }

@@ -10,6 +10,7 @@ typedef struct lks_step_result {
     double accuracy; /* NaN where there are no classes */
     double lr, grad_norm;
     double seconds, loader_wait_seconds, reduce_wait_seconds;
+    uint64_t gradient_bytes, gradient_bytes_early; /* of this rank, see report.h */
     bool notice; /* some rank was told to stop: all ranks see it at the same step */
 } lks_step_result;
 

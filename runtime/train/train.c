@@ -5,6 +5,7 @@
 #include "runtime/train/step.h"
 
 #include <string.h>
+#include <sys/resource.h>
 
 static void log_plan(const lks_job *job)
 {
@@ -49,6 +50,16 @@ static void print_profile(const lks_job *job)
     lks_text_release(&table);
 }
 
+/* What the kernel counted, beside what was planned. */
+static void log_peak_memory(void)
+{
+    char text[32];
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) == 0)
+        lks_log_root("peak memory of this rank: %s",
+                     lks_text_bytes(text, sizeof text, (uint64_t)usage.ru_maxrss << 10));
+}
+
 static lks_status train_job(lks_job *job, bool *stop)
 {
     log_plan(job);
@@ -61,6 +72,7 @@ static lks_status train_job(lks_job *job, bool *stop)
     LKS_TRY(train_steps(job, stop));
     if (job->request->profile)
         print_profile(job);
+    log_peak_memory();
     return LKS_OK;
 }
 

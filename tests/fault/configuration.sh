@@ -50,10 +50,10 @@ refused 'unknown section' 2 1 'modl.width' 'model.width' -- "${train[@]}" --set 
 refused 'value out of range' 2 1 'model.dropout' '1\.5' '\b0\b' '\b1\b' -- "${train[@]}" --set model.dropout=1.5
 refused 'negative steps' 2 1 'train.steps' '-3' '0' -- "${train[@]}" --set train.steps=-3
 refused 'too large for an integer' 2 1 'train.steps' '99999999999999999999' -- "${train[@]}" --set train.steps=99999999999999999999
-refused 'wrong type' 2 1 'model.layers' 'two' 'whole number' -- "${train[@]}" --set model.layers=two
-refused 'wrong type: fraction' 2 1 'model.layers' '1\.5' 'whole number' -- "${train[@]}" --set model.layers=1.5
+refused 'wrong type' 2 1 'model.layers' 'two' 'an integer' -- "${train[@]}" --set model.layers=two
+refused 'wrong type: fraction' 2 1 'model.layers' '1\.5' 'an integer' -- "${train[@]}" --set model.layers=1.5
 refused 'wrong type: truth' 2 1 'report.ledger' 'perhaps' 'true' -- "${train[@]}" --set report.ledger=perhaps
-refused 'wrong type: list' 2 1 'channels' 'x' 'whole number' -- "${train[@]}" --set model.name=cnn --set model.channels='[4,x]'
+refused 'wrong type: list' 2 1 'channels' 'x' 'an integer' -- "${train[@]}" --set model.name=cnn --set model.channels='[4,x]'
 refused 'not a number' 2 1 'optimizer.lr' 'nan' -- "${train[@]}" --set optimizer.lr=nan
 refused 'bad choice' 2 1 'train.precision' 'f17' 'f32' -- "${train[@]}" --set train.precision=f17
 refused 'unknown model' 2 1 'gtp' 'gpt' '\.so' -- "${train[@]}" --set model.name=gtp
@@ -68,7 +68,7 @@ refused 'heads that do not divide the width' 2 1 'model.heads' '3' '8' -- "${tra
 refused 'missing configuration' 2 1 'none.yaml' -- train none.yaml --run run
 refused 'missing configuration' 2 2 'none.yaml' -- train none.yaml --run run
 : >empty.yaml
-refused 'empty configuration' 2 1 'model.name' 'empty.yaml|not set' -- train empty.yaml --run run
+refused 'empty configuration' 2 1 'empty.yaml' 'sections like' -- train empty.yaml --run run
 refused 'directory as configuration' 2 1 'data' 'directory' -- train data --run run
 printf 'model: {name: gpt\ntrain: [\n' >broken.yaml
 refused 'YAML syntax' 2 1 'broken.yaml:[23]' -- train broken.yaml --run run

@@ -31,7 +31,7 @@ error_lines() { grep -a '^lockstep: ' "$log" | grep -av '^lockstep: \([^ ]* rank
 
 # One line that a user can act on: no doubled prefix, no "(null)", no internals, no full stop.
 is_well_worded() {
-  ! grep -aqE '\(null\)|lockstep: .*lockstep: |\.[ch]:[0-9]+|LKS_|lks_[a-z_]* failed|: *$|\.$|: :|  ' <<<"$1"
+  ! grep -aqE '\(null\)|lockstep: .*lockstep: |\.[ch]:[0-9]+|LKS_|lks_[a-z_]* failed|: *$|[^.]\.$|: :|  ' <<<"$1"
 }
 
 # refused NAME STATUS RANKS PATTERN... -- ARGUMENTS...: the program ends with STATUS and one

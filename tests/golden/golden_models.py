@@ -2,8 +2,9 @@
 
 A model is a class with `tensors`, the declarations in order: (name, shape, (kind, number) of the
 initial values), buffers marked by the kind "buffer"; and `loss(p, batch, training)`, which gives
-the sum of the losses and the count of valid targets. `terms` counts the terms of the sums on the
-way from an input to the loss, `rows` the rows of a sample in the largest of them. `m` holds what a mutant changes.
+the sum of the losses and the count of valid targets. `terms` counts the terms of all sums on the
+way from an input to the loss, `rows` what a sample adds to the sum in a weight's gradient. `m`
+holds what a mutant changes.
 """
 
 import math
@@ -20,7 +21,8 @@ class Gpt:
         self.context = self.rows = options["context"]
         multiple = options["vocabulary_multiple"]
         rows = -(-self.vocabulary // multiple) * multiple
-        width, small, out = self.width, 0.02, 0.02 / math.sqrt(2 * self.layers)
+        width, hidden = self.width, options["hidden"]
+        small, out = 0.02, 0.02 / math.sqrt(2 * self.layers)
         self.tensors = [
             ("wte.weight", (rows, width), ("normal", small)),
             ("wpe.weight", (self.context, width), ("normal", small)),
@@ -30,11 +32,11 @@ class Gpt:
             self.linear(f"h.{i}.attn.qkv", width, 3 * width, small)
             self.linear(f"h.{i}.attn.proj", width, width, out)
             self.norm(f"h.{i}.ln_2")
-            self.linear(f"h.{i}.mlp.fc", width, 4 * width, small)
-            self.linear(f"h.{i}.mlp.proj", 4 * width, width, out)
+            self.linear(f"h.{i}.mlp.fc", width, hidden, small)
+            self.linear(f"h.{i}.mlp.proj", hidden, width, out)
             self.norm(f"h.{i + 1}.ln_1" if i + 1 < self.layers else "ln_f")
         attention = width // self.heads + self.context
-        self.terms = self.layers * (9 * width + attention) + 2 * width + self.vocabulary
+        self.terms = self.layers * (5 * width + attention + hidden) + 2 * width + self.vocabulary
 
     def norm(self, name):
         self.tensors.append((name + ".weight", (self.width,), ("constant", 1)))

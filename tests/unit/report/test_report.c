@@ -111,7 +111,9 @@ START_TEST(a_step_is_one_line_with_all_keys)
                                        "loader_wait_seconds",
                                        "reduce_wait_seconds",
                                        "checkpoint_stall_seconds",
-                                       "samples_per_second"};
+                                       "samples_per_second",
+                                       "gradient_bytes",
+                                       "gradient_bytes_early"};
     lks_report *report;
     lks_step_metrics metrics = metrics_of(7);
     ASSERT_OK(lks_report_open(&report, folder, 0, 100));
