@@ -73,7 +73,8 @@ static void cnn_build(lks_graph *g, const void *options, const lks_schema *schem
 {
     const cnn_options *o = options;
     if (schema->kind != LKS_DATA_IMAGES) {
-        lks_graph_refuse(g, "model cnn learns from images, the dataset has none");
+        lks_graph_refuse(g, "model cnn learns from images, the dataset is of kind %s",
+                         lks_data_kind_name(schema->kind));
         return;
     }
     int64_t channels = o->channels.values[0];

@@ -111,7 +111,8 @@ static lks_tensor *gpt_feed_forward(gpt_builder *b, int64_t layer, lks_tensor *y
 static bool gpt_fits(lks_graph *g, const gpt_options *o, const lks_schema *schema)
 {
     if (schema->kind != LKS_DATA_TEXT)
-        lks_graph_refuse(g, "model gpt learns from text, the dataset is not text");
+        lks_graph_refuse(g, "model gpt learns from text, the dataset is of kind %s",
+                         lks_data_kind_name(schema->kind));
     else if (o->width % o->heads)
         lks_graph_refuse(g, "model.width is %lld, not a multiple of model.heads %lld",
                          (long long)o->width, (long long)o->heads);

@@ -35,7 +35,8 @@ static void mlp_build(lks_graph *g, const void *options, const lks_schema *schem
 {
     const mlp_options *o = options;
     if (schema->kind != LKS_DATA_TABLE) {
-        lks_graph_refuse(g, "model mlp learns from a table, the dataset is not one");
+        lks_graph_refuse(g, "model mlp learns from a table, the dataset is of kind %s",
+                         lks_data_kind_name(schema->kind));
         return;
     }
     lks_activation activation = o->activation ? LKS_GELU : LKS_RELU;

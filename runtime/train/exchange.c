@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-/* A rank's part: {notice, lanes' stats, own blocks' square sums}. */
+/* A rank's part: {votes, lanes' stats, own blocks' square sums}. */
 struct lks_exchange {
     lks_comm *comm;
     const lks_layout *layout;
@@ -14,7 +14,10 @@ struct lks_exchange {
     double *mine, *all;
 };
 
-enum { STATS = sizeof(lks_lane_stats) / sizeof(double) };
+enum {
+    STATS = sizeof(lks_lane_stats) / sizeof(double),
+    VOTES = sizeof(lks_votes) / sizeof(double),
+};
 
 static size_t part_numbers(const lks_exchange *x, int rank)
 {
@@ -22,7 +25,7 @@ static size_t part_numbers(const lks_exchange *x, int rank)
     uint32_t first_block, end_block;
     lks_lanes_of(x->lanes, rank, world_size, &first_lane, &end_lane);
     lks_layout_owned(x->layout, rank, world_size, &first_block, &end_block);
-    return 1 + (size_t)(end_lane - first_lane) * STATS + (end_block - first_block);
+    return VOTES + (size_t)(end_lane - first_lane) * STATS + (end_block - first_block);
 }
 
 static lks_status exchange_allocate(lks_exchange *x)
@@ -69,13 +72,19 @@ void lks_exchange_close(lks_exchange *exchange)
 
 lks_lane_stats *lks_exchange_lane(lks_exchange *exchange, int lane)
 {
-    return (lks_lane_stats *)(exchange->mine + 1) + (lane - exchange->first_lane);
+    return (lks_lane_stats *)(exchange->mine + VOTES) + (lane - exchange->first_lane);
 }
 
 void lks_exchange_set_block(lks_exchange *exchange, uint32_t block, double square_sum)
 {
-    size_t blocks_at = 1 + (size_t)(exchange->end_lane - exchange->first_lane) * STATS;
+    size_t blocks_at = VOTES + (size_t)(exchange->end_lane - exchange->first_lane) * STATS;
     exchange->mine[blocks_at + (block - exchange->first_block)] = square_sum;
+}
+
+static void add_votes(lks_totals *totals, const lks_votes *votes)
+{
+    totals->notice |= votes->notice != 0;
+    totals->no_data |= votes->no_data != 0;
 }
 
 static void add_lane(lks_totals *totals, const lks_lane_stats *stats, int lane)
@@ -94,9 +103,9 @@ static void add_block(lks_totals *totals, double square_sum, int64_t block)
         totals->bad_block = block;
 }
 
-lks_status lks_exchange_run(lks_exchange *exchange, bool notice, lks_totals *out)
+lks_status lks_exchange_run(lks_exchange *exchange, const lks_votes *votes, lks_totals *out)
 {
-    exchange->mine[0] = notice;
+    *(lks_votes *)exchange->mine = *votes;
     LKS_TRY(lks_comm_all_gather(exchange->comm, exchange->mine, exchange->all, exchange->bytes));
     *out = (lks_totals){.bad_lane = -1, .bad_block = -1};
     const double *part = exchange->all;
@@ -104,7 +113,8 @@ lks_status lks_exchange_run(lks_exchange *exchange, bool notice, lks_totals *out
     int64_t block = 0;
     for (int rank = 0; rank < world_size; ++rank) {
         const double *end = part + exchange->bytes[rank] / sizeof(double);
-        out->notice |= *part++ != 0;
+        add_votes(out, (const lks_votes *)part);
+        part += VOTES;
         int first_lane, end_lane;
         lks_lanes_of(exchange->lanes, rank, world_size, &first_lane, &end_lane);
         for (; lane < end_lane; ++lane, part += STATS)

@@ -1,4 +1,4 @@
-/* The one small message of a step: losses of lanes, norms of blocks, notices.
+/* The one small message of a step: losses of lanes, norms of blocks, votes.
  *
  * Every rank contributes what it has and gets everything, in lane and block
  * order, so that all compute the same totals in the same order.
@@ -13,10 +13,15 @@ typedef struct lks_lane_stats {
     double loss_sum, targets, correct;
 } lks_lane_stats;
 
+typedef struct lks_votes {
+    double notice;  /* this rank was told to stop */
+    double no_data; /* its loader failed: its lanes are to be ignored */
+} lks_votes;
+
 typedef struct lks_totals {
     double loss_sum, targets, correct; /* over the global batch */
     double square_sum;                 /* of the summed gradient */
-    bool notice;                       /* some rank was told to stop */
+    bool notice, no_data;              /* some rank voted so */
     int bad_lane;                      /* first whose loss is not finite; -1: none */
     int64_t bad_block;                 /* first whose norm is not finite; -1: none */
 } lks_totals;
@@ -31,6 +36,6 @@ void lks_exchange_close(lks_exchange *exchange); /* NULL is fine */
 lks_lane_stats *lks_exchange_lane(lks_exchange *exchange, int lane);
 void lks_exchange_set_block(lks_exchange *exchange, uint32_t block, double square_sum);
 /* (collective) */
-lks_status lks_exchange_run(lks_exchange *exchange, bool notice, lks_totals *out) LKS_MUST_CHECK;
+lks_status lks_exchange_run(lks_exchange *exchange, const lks_votes *votes, lks_totals *out) LKS_MUST_CHECK;
 
 #endif

@@ -45,6 +45,7 @@ typedef struct lks_job {
     uint64_t step;        /* steps done */
     uint64_t steps;       /* the goal */
     uint64_t allocations; /* lks_memory_allocation_count after the first step; 0: not yet */
+    bool failed_together; /* a step failed, and all ranks know: they may close together */
 } lks_job;
 
 /* (collective) Opens all of it and brings the state to where the job is: new, initialised from another, or

@@ -17,15 +17,17 @@ static lks_status let_messages_move(void *user)
 }
 
 /* Forward and backward of the next micro-batch; gradients add up in place. The
- * last one of the rank's last lane tells the reducer what is final. */
+ * last one of the rank's last lane tells the reducer what is final. *data: what the loader said. */
 static lks_status run_micro_batch(lks_job *job, int lane, int64_t index, float *gradients,
-                                  lks_lane_stats *sum)
+                                  lks_lane_stats *sum, lks_status *data)
 {
     const lks_geometry *geometry = &job->geometry;
     bool last = lane == geometry->end_lane - 1 && index == geometry->micro_batches - 1;
     lks_batch batch;
     double stats[3];
-    LKS_TRY(lks_loader_next(job->loader, &batch));
+    *data = lks_loader_next(job->loader, &batch);
+    if (*data != LKS_OK)
+        return LKS_OK;
     lks_executor_call call = {
         .seed = (uint64_t)job->experiment.settings.train.seed,
         .positions = batch.positions,
@@ -49,24 +51,39 @@ static lks_status run_micro_batch(lks_job *job, int lane, int64_t index, float *
     return LKS_OK;
 }
 
-static lks_status run_lane(lks_job *job, int lane)
+/* Without data the lane takes part in the reduction all the same, so that the ranks stay
+ * together until check_data. */
+static lks_status run_lane(lks_job *job, int lane, lks_status *data)
 {
     float *gradients = lks_reducer_lane(job->reducer, lane);
     lks_lane_stats *sum = lks_exchange_lane(job->exchange, lane);
     *sum = (lks_lane_stats){0};
-    for (int64_t index = 0; index < job->geometry.micro_batches; ++index)
-        LKS_TRY(run_micro_batch(job, lane, index, gradients, sum));
+    for (int64_t index = 0; index < job->geometry.micro_batches && *data == LKS_OK; ++index)
+        LKS_TRY(run_micro_batch(job, lane, index, gradients, sum, data));
     return lks_reducer_lane_done(job->reducer, lane);
 }
 
-static lks_status exchange_totals(lks_job *job, lks_totals *totals)
+static lks_status exchange_totals(lks_job *job, lks_status data, lks_totals *totals)
 {
     for (uint32_t block = job->first_block; block < job->end_block; ++block) {
         double square_sum;
         lks_reducer_block(job->reducer, block, &square_sum);
         lks_exchange_set_block(job->exchange, block, square_sum);
     }
-    return lks_exchange_run(job->exchange, *job->request->notice, totals);
+    lks_votes votes = {.notice = *job->request->notice, .no_data = data != LKS_OK};
+    return lks_exchange_run(job->exchange, &votes, totals);
+}
+
+/* After a failure that all ranks came to know of in the step's exchange: one speaks. */
+static lks_status fail_together(lks_job *job, lks_status mine)
+{
+    job->failed_together = true;
+    return lks_comm_agree(job->comm, mine);
+}
+
+static lks_status check_data(lks_job *job, lks_status mine, const lks_totals *totals)
+{
+    return totals->no_data ? fail_together(job, mine) : LKS_OK;
 }
 
 static int rank_of_lane(const lks_job *job, int lane)
@@ -96,12 +113,11 @@ static lks_status refuse_not_finite(const lks_job *job, const lks_totals *totals
                     job->layout->tensors[tensor].name, remedy);
 }
 
-static lks_status check_finite(const lks_job *job, const lks_totals *totals)
+static lks_status check_finite(lks_job *job, const lks_totals *totals)
 {
     if (totals->bad_lane < 0 && totals->bad_block < 0)
         return LKS_OK;
-    /* All ranks come here together; the agreement leaves one to speak. */
-    return lks_comm_agree(job->comm, refuse_not_finite(job, totals));
+    return fail_together(job, refuse_not_finite(job, totals));
 }
 
 /* What the totals say about this step's update. */
@@ -177,15 +193,17 @@ static lks_step_result step_result(const lks_job *job, const lks_totals *totals,
 lks_status lks_step_run(lks_job *job, lks_step_result *out)
 {
     uint64_t start = lks_clock_ns(), allocations = lks_memory_allocation_count();
+    lks_status data = LKS_OK;
     lks_totals totals;
     double norm;
 
     LKS_TRY(lks_reducer_begin(job->reducer));
     for (int lane = job->geometry.first_lane; lane < job->geometry.end_lane; ++lane)
-        LKS_TRY(run_lane(job, lane));
+        LKS_TRY(run_lane(job, lane, &data));
     LKS_TRY(lks_reducer_sum(job->reducer));
 
-    LKS_TRY(exchange_totals(job, &totals));
+    LKS_TRY(exchange_totals(job, data, &totals));
+    LKS_TRY(check_data(job, data, &totals));
     LKS_TRY(check_finite(job, &totals));
 
     lks_optimizer_step update = plan_update(job, &totals, &norm);

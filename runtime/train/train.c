@@ -84,7 +84,7 @@ lks_status lks_train(const lks_train_request *request, bool *alone)
     LKS_TRY(lks_job_open(&job, request));
     lks_status status = train_job(&job, &stop);
     /* After a failure that the others do not know of, closing together would hang. */
-    *alone = status != LKS_OK && status != LKS_ERR_NOT_FINITE && lks_comm_size(request->comm) > 1;
+    *alone = status != LKS_OK && !job.failed_together && lks_comm_size(request->comm) > 1;
     if (*alone)
         return status;
     lks_job_close(&job);

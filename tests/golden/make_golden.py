@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import yaml
 
+from golden_ops import make_ops
 from golden_store import Store
 from golden_training import Training
 
@@ -135,7 +136,7 @@ def main(program, make_data, *names):
     torch.set_num_threads(1)
     for name in names or JOBS + ["ops"]:
         if name == "ops":
-            from golden_ops import make_ops; make_ops(f"{HERE}/ops")
+            make_ops(f"{HERE}/ops")
             continue
         with tempfile.TemporaryDirectory() as directory:
             make_job(name, Lockstep(os.path.abspath(program), os.path.abspath(make_data), directory))
