@@ -1,7 +1,7 @@
 /* Small inputs for the tests, the same on every machine: text, IDX images and a table.
  *
  *   make_data text FILE BYTES
- *   make_data images IMAGES LABELS COUNT
+ *   make_data images IMAGES LABELS COUNT [unlabelled]
  *   make_data table FILE ROWS classification|regression
  */
 #include "runtime/base/rng.h"
@@ -13,14 +13,19 @@
 
 static uint32_t word_at(uint64_t stream, uint64_t index)
 {
-    return lks_rng_words(lks_rng_key(7, LKS_RNG_TEST, (uint32_t)stream), index / 4, 0).word[index % 4];
+    return lks_rng_words(lks_rng_key(7, LKS_RNG_TEST, (uint32_t)stream), index / 4, 0)
+        .word[index % 4];
 }
 
-static float uniform_at(uint64_t stream, uint64_t index) { return lks_rng_uniform(word_at(stream, index)); }
+static float uniform_at(uint64_t stream, uint64_t index)
+{
+    return lks_rng_uniform(word_at(stream, index));
+}
 
 static int make_text(const char *path, long bytes)
 {
-    static const char *const words[] = {"the ", "rank ", "holds ", "its ", "lane ", "and ", "adds ", "what ", "comes.\n"};
+    static const char *const words[] = {"the ", "rank ", "holds ", "its ",    "lane ",
+                                        "and ", "adds ", "what ",  "comes.\n"};
     FILE *file = fopen(path, "wb");
     if (!file)
         return 1;
@@ -39,8 +44,8 @@ static void put_big_endian(FILE *file, uint32_t value)
         fputc((int)(value >> shift & 255), file);
 }
 
-/* 10 x 10 pixels, one of three stripes by class. */
-static int make_images(const char *image_path, const char *label_path, long count)
+/* 10 x 10 pixels, stripes by class; when `unlabelled` some have the label 255 instead. */
+static int make_images(const char *image_path, const char *label_path, long count, int unlabelled)
 {
     FILE *images = fopen(image_path, "wb"), *labels = fopen(label_path, "wb");
     if (!images || !labels)
@@ -53,7 +58,7 @@ static int make_images(const char *image_path, const char *label_path, long coun
     put_big_endian(labels, (uint32_t)count);
     for (long i = 0; i < count; ++i) {
         int class = (int)(word_at(2, (uint64_t)i) % 3);
-        fputc(class, labels);
+        fputc(unlabelled && word_at(10, (uint64_t)i) % 7 == 0 ? 255 : class, labels);
         for (int p = 0; p < 100; ++p) {
             int noise = (int)(word_at(3, (uint64_t)(i * 100 + p)) % 128);
             fputc(noise + ((p / 10 + p % 10) % 3 == class ? 100 : 0), images);
@@ -90,8 +95,8 @@ int main(int argc, char **argv)
 {
     if (argc == 4 && !strcmp(argv[1], "text"))
         return make_text(argv[2], atol(argv[3]));
-    if (argc == 5 && !strcmp(argv[1], "images"))
-        return make_images(argv[2], argv[3], atol(argv[4]));
+    if ((argc == 5 || argc == 6) && !strcmp(argv[1], "images"))
+        return make_images(argv[2], argv[3], atol(argv[4]), argc == 6);
     if (argc == 5 && !strcmp(argv[1], "table"))
         return make_table(argv[2], atol(argv[3]), !strcmp(argv[4], "classification"));
     fprintf(stderr, "usage: make_data text|images|table ...\n");
