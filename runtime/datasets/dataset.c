@@ -8,6 +8,11 @@ static lks_status set_schema(lks_dataset *dataset, int64_t context)
     dataset->schema = manifest->schema;
     dataset->samples = manifest->records;
     if (dataset->schema.kind == LKS_DATA_TEXT) {
+        if (context == 0)
+            return LKS_FAIL(LKS_ERR_USAGE,
+                            "%s: a dataset of kind text, and the model learns from another: want "
+                            "a model that has a context, like gpt",
+                            manifest->directory);
         if (context < 1 || context > INT32_MAX)
             return LKS_FAIL(LKS_ERR_USAGE,
                             "%s: context %" PRId64 " asked for, expected 1 to %d tokens",

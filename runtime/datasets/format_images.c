@@ -17,7 +17,7 @@
 enum { STAGE_BYTES = 1 << 20, LEVELS = 256 };
 
 typedef struct images_options {
-    int64_t classes;
+    int64_t classes, unlabelled;
 } images_options;
 
 static const lks_option images_option_table[] = {
@@ -29,6 +29,14 @@ static const lks_option images_option_table[] = {
      .maximum = 256,
      .change = LKS_OPTION_FIXED,
      .about = "number of classes; 0: one more than the largest label"},
+    {.name = "unlabelled",
+     .type = LKS_OPTION_INTEGER,
+     .offset = offsetof(images_options, unlabelled),
+     .fallback = "-1",
+     .minimum = -1,
+     .maximum = 255,
+     .change = LKS_OPTION_FIXED,
+     .about = "label of images that have none: they are masked; -1: all have one"},
     LKS_OPTIONS_END};
 
 typedef struct images_file {
@@ -269,8 +277,9 @@ static lks_status images_read_labels(images_source *source, const images_pair *p
     LKS_TRY(LKS_GROW(&source->labels, &source->labels_capacity, (size_t)count));
     LKS_TRY(images_read_file(&pair->labels, record, count, source->labels));
     int64_t classes = source->classes;
+    int64_t unlabelled = ((const images_options *)source->job->options)->unlabelled;
     for (uint64_t i = 0; i < count; ++i) {
-        out[i] = source->labels[i];
+        out[i] = source->labels[i] == unlabelled ? -1 : source->labels[i];
         if (classes > 0 && out[i] >= classes)
             return LKS_FAIL(LKS_ERR_CORRUPT,
                             "%s: record %" PRIu64 " has label %d, with %" PRId64

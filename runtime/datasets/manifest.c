@@ -66,7 +66,8 @@ static lks_status read_header(lks_manifest *manifest)
     LKS_TRY(lks_json_get_integer(json, manifest->path, "version", 1, INT64_MAX, &version));
     if (version > LKS_MANIFEST_VERSION)
         return LKS_FAIL(LKS_ERR_CORRUPT,
-                        "%s: made by a newer lockstep: version %" PRId64 ", this one reads %d",
+                        "%s: made by a newer lockstep, as version %" PRId64
+                        ", this one reads %d: use that one",
                         manifest->path, version, LKS_MANIFEST_VERSION);
     LKS_TRY(lks_json_get_string(json, manifest->path, "kind", &kind));
     if (!lks_data_kind_parse(kind, &manifest->schema.kind))

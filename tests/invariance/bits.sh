@@ -13,8 +13,8 @@ case $model in
     "$LOCKSTEP" prepare text --output data --split validation=0.15 text.txt
     shape='{name: gpt, layers: 2, width: 24, heads: 2, context: 16, dropout: 0.2}' ;;
   cnn)
-    "$MAKE_DATA" images images labels 155
-    "$LOCKSTEP" prepare images --output data --split validation=0.3 images labels
+    "$MAKE_DATA" images images labels 155 unlabelled
+    "$LOCKSTEP" prepare images --output data --split validation=0.3 --unlabelled 255 images labels
     shape='{name: cnn, channels: [4, 6], blocks: 1, dropout: 0.2}' ;;
   mlp-*)
     "$MAKE_DATA" table table.csv 160 "${model#mlp-}"
