@@ -40,6 +40,8 @@ typedef struct lks_checkpoint_info {
     uint64_t position; /* samples consumed: step * G */
     uint64_t seed;
     double validation_loss; /* NaN: none was taken at this step */
+    const char *ledger;     /* 64 hex digits: chain over all sample ids so far; NULL: not known */
+    uint64_t epoch;         /* of the start that saves it, see run.json; 0: not known */
 } lks_checkpoint_info;
 
 /* --- Saving ------------------------------------------------------------------- */
@@ -55,6 +57,9 @@ typedef struct lks_checkpoints_spec {
     int keep;                        /* newest k stay, >= 1 */
     bool keep_best;                  /* and the one of the lowest validation loss */
     lks_comm *comm;
+    /* Asked by rank 0's writer thread when all is written: a failure gives the save up. NULL: always. */
+    lks_status (*may_commit)(const void *user);
+    const void *user;
 } lks_checkpoints_spec;
 
 /* (collective) Makes <run>/checkpoints, removes what a dead save left behind, starts the writer thread. */
@@ -63,11 +68,12 @@ lks_status lks_checkpoints_open(lks_checkpoints **out,
 void lks_checkpoints_close(
     lks_checkpoints *checkpoints); /* (collective) waits for a save; NULL is fine */
 
-/* (collective) Copies own blocks of `arrays` (order and groups as in the spec) to staging and returns. A save that is
- * still being written is waited for first; *stall_seconds is all that the caller waited, copy included. A failed
- * copy of a save is not the training's failure: it is warned of, once, and given up. */
+/* (collective) Copies own blocks of `arrays` (order and groups as in the spec) to staging and returns. While an
+ * earlier save is still being written, one that `may_skip` is left out with a warning, any other waits;
+ * *stall_seconds is all that the caller waited, copy included. A failed copy of a save is not the training's
+ * failure: it is warned of, once, and given up. */
 lks_status lks_checkpoints_save(lks_checkpoints *checkpoints, const lks_state_array *arrays,
-                                const lks_checkpoint_info *info,
+                                const lks_checkpoint_info *info, bool may_skip,
                                 double *stall_seconds) LKS_MUST_CHECK;
 /* (collective) Once a step: agreement and commit when all writers are done. */
 lks_status lks_checkpoints_progress(lks_checkpoints *checkpoints) LKS_MUST_CHECK;
@@ -75,7 +81,7 @@ lks_status lks_checkpoints_progress(lks_checkpoints *checkpoints) LKS_MUST_CHECK
 lks_status lks_checkpoints_finish(lks_checkpoints *checkpoints, bool *saved) LKS_MUST_CHECK;
 
 typedef struct lks_checkpoints_stats {
-    uint64_t saved, failed;
+    uint64_t saved, failed, skipped;
     uint64_t last_step;        /* of the last committed save */
     double last_write_seconds; /* from save to commit */
     uint64_t last_bytes;

@@ -179,6 +179,17 @@ bool lks_hdf5_change_number(hid_t object, const char *name, uint64_t value)
     return H5Aclose(attribute) >= 0 && good;
 }
 
+bool lks_hdf5_change_text(hid_t object, const char *name, const char *text)
+{
+    hid_t attribute = H5Aopen(object, name, H5P_DEFAULT);
+    if (attribute < 0)
+        return false;
+    hid_t type = text_type(text_size(text));
+    bool good = H5Awrite(attribute, type, text) >= 0;
+    H5Tclose(type);
+    return H5Aclose(attribute) >= 0 && good;
+}
+
 static hid_t open_attribute(hid_t object, const char *name, H5T_class_t class, size_t *bytes)
 {
     if (H5Aexists(object, name) <= 0)

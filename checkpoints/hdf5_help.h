@@ -31,6 +31,7 @@ bool lks_hdf5_make_text(hid_t group, const char *name, const char *text);
 bool lks_hdf5_set_text(hid_t object, const char *name, const char *text);
 bool lks_hdf5_set_number(hid_t object, const char *name, uint64_t value);
 bool lks_hdf5_change_number(hid_t object, const char *name, uint64_t value);
+bool lks_hdf5_change_text(hid_t object, const char *name, const char *text); /* of equal length */
 
 /* False as well when there is none of that name and type. */
 bool lks_hdf5_get_number(hid_t object, const char *name, uint64_t *value);

@@ -42,9 +42,26 @@ static lks_status check_seal(const char *path, const char *text, size_t bytes)
     if (bytes >= LKS_MANIFEST_SEAL_BYTES &&
         memcmp(text + covered, expected, LKS_MANIFEST_SEAL_BYTES) == 0)
         return LKS_OK;
-    return LKS_FAIL(LKS_ERR_CORRUPT,
-                    "%s was changed after it was written: its seal is not the hash of its lines",
-                    path);
+    return LKS_FAIL(
+        LKS_ERR_CORRUPT,
+        "%s was changed after it was written, its seal does not hold; use another checkpoint",
+        path);
+}
+
+/* What checkpoints of older versions lack. */
+static lks_status read_later_info(lks_checkpoint_info *info, const json_t *json, const char *path)
+{
+    if (json_object_get(json, "ledger") != NULL) {
+        LKS_TRY(lks_json_get_string(json, path, "ledger", &info->ledger));
+        if (strlen(info->ledger) != 64 || strspn(info->ledger, "0123456789abcdef") != 64)
+            return LKS_FAIL(LKS_ERR_CORRUPT, "%s: ledger is not 64 hex digits", path);
+    }
+    if (json_object_get(json, "epoch") != NULL) {
+        int64_t epoch;
+        LKS_TRY(lks_json_get_integer(json, path, "epoch", 1, INT64_MAX, &epoch));
+        info->epoch = (uint64_t)epoch;
+    }
+    return LKS_OK;
 }
 
 static lks_status read_info(lks_checkpoint_info *info, const json_t *json, const char *path)
@@ -66,7 +83,7 @@ static lks_status read_info(lks_checkpoint_info *info, const json_t *json, const
     info->seed = (uint64_t)json_integer_value(seed);
     info->validation_loss = json_is_number(loss) ? json_number_value(loss) : (double)NAN;
     info->config_json = json_object_get(json, "config");
-    return LKS_OK;
+    return read_later_info(info, json, path);
 }
 
 /* A state file of `bytes` cannot hold a larger one. */

@@ -58,6 +58,8 @@ static bool add_info(json_t *manifest, const lks_checkpoint_info *info, int worl
            add(manifest, "seed", json_integer((json_int_t)info->seed)) &&
            add(manifest, "validation_loss",
                isfinite(info->validation_loss) ? json_real(info->validation_loss) : json_null()) &&
+           (info->ledger == NULL || add(manifest, "ledger", json_string(info->ledger))) &&
+           (info->epoch == 0 || add(manifest, "epoch", json_integer((json_int_t)info->epoch))) &&
            add(manifest, "model_fingerprint", json_string(info->model_fingerprint)) &&
            add(manifest, "dataset_digest", json_string(info->dataset_digest)) &&
            add(manifest, "arithmetic", json_string(info->arithmetic)) &&

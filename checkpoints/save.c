@@ -211,11 +211,38 @@ lks_status lks_checkpoints_finish(lks_checkpoints *checkpoints, bool *saved)
     return LKS_OK;
 }
 
+/* (collective) Rank 0's save under way is everybody's: ranks come to know of its end at different steps. */
+static lks_status ask_busy(lks_checkpoints *c, bool *busy)
+{
+    LKS_TRY(lks_checkpoints_progress(c));
+    *busy = c->phase != LKS_SAVE_IDLE && c->phase != LKS_SAVE_WARMING;
+    return lks_comm_broadcast(c->comm, 0, busy, sizeof *busy);
+}
+
+static void skip(lks_checkpoints *c, uint64_t step)
+{
+    ++c->stats.skipped;
+    if (c->root)
+        lks_log_warn("the checkpoint of step %llu is skipped: that of step %llu is still being "
+                     "written after %.1f s; raise checkpoint.every_steps, or wait for it with "
+                     "checkpoint.busy: wait",
+                     (unsigned long long)step, (unsigned long long)c->step,
+                     lks_clock_seconds_since(c->start_ns));
+}
+
 lks_status lks_checkpoints_save(lks_checkpoints *checkpoints, const lks_state_array *arrays,
-                                const lks_checkpoint_info *info, double *stall_seconds)
+                                const lks_checkpoint_info *info, bool may_skip,
+                                double *stall_seconds)
 {
     uint64_t start_ns = lks_clock_ns();
-    bool saved;
+    bool saved, busy = false;
+    if (may_skip)
+        LKS_TRY(ask_busy(checkpoints, &busy));
+    if (busy) {
+        skip(checkpoints, info->step);
+        *stall_seconds = lks_clock_seconds_since(start_ns);
+        return LKS_OK;
+    }
     LKS_TRY(lks_checkpoints_finish(checkpoints, &saved));
     checkpoints->step = info->step;
     lks_status status = lks_save_start(checkpoints, arrays, info);

@@ -57,6 +57,8 @@ struct lks_checkpoints {
     char *directory;
     int keep;
     bool keep_best;
+    lks_status (*may_commit)(const void *user);
+    const void *user;
     const lks_layout *layout;
     uint32_t *first_blocks; /* [size + 1] of all ranks; own: first_block, end_block */
     uint32_t first_block, end_block;

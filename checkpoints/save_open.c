@@ -212,6 +212,8 @@ lks_status lks_checkpoints_open(lks_checkpoints **out, const lks_checkpoints_spe
     c->root = lks_comm_rank(spec->comm) == 0;
     c->keep = spec->keep < 1 ? 1 : spec->keep;
     c->keep_best = spec->keep_best;
+    c->may_commit = spec->may_commit;
+    c->user = spec->user;
     c->layout = spec->layout;
     c->first_block = spec->first_block;
     c->end_block = spec->end_block;

@@ -60,15 +60,15 @@ static lks_status create_state(const lks_checkpoints *c)
     return status;
 }
 
-/* All of a state file's metadata but step and position. */
+/* All of a state file's metadata but step, position and ledger. */
 static void write_identity(lks_text *out, const lks_checkpoint_info *info)
 {
-    lks_text_append(out, "%s\n%s\n%s\n%s\n%s\n%llu", info->run_id, info->config_yaml,
+    lks_text_append(out, "%s\n%s\n%s\n%s\n%s\n%llu %d", info->run_id, info->config_yaml,
                     info->model_fingerprint, info->dataset_digest, info->arithmetic,
-                    (unsigned long long)info->seed);
+                    (unsigned long long)info->seed, info->ledger != NULL);
 }
 
-/* Saves of one run differ in their step alone: the image is made for the first. */
+/* Saves of one run differ in their place alone: the image is made for the first. */
 static lks_status prepare_image(lks_checkpoints *c, const lks_checkpoint_info *info)
 {
     lks_text identity = {0};

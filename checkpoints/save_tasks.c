@@ -135,6 +135,8 @@ static lks_status commit(lks_checkpoints *c)
 {
     LKS_TRY(check_written(c));
     LKS_TRY(write_manifest(c));
+    if (c->may_commit != NULL)
+        LKS_TRY(c->may_commit(c->user));
     return lks_directory_commit(c->directory, c->partial, c->plan->step);
 }
 

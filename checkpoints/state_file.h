@@ -15,8 +15,8 @@ enum { LKS_CHECKPOINT_FORMAT = 1 };
 lks_status lks_state_image_create(int *image, const lks_checkpoint_info *info,
                                   lks_state_map *map) LKS_MUST_CHECK;
 
-/* Makes an image that of another step: info differs from the one it was created with in step and position
- * alone. Much quicker than another image. */
+/* Makes an image that of another step: info differs from the one it was created with in step, position and
+ * ledger alone. Much quicker than another image. */
 lks_status lks_state_image_update(int image, const lks_checkpoint_info *info,
                                   lks_state_map *map) LKS_MUST_CHECK;
 

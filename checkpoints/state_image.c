@@ -62,6 +62,7 @@ static bool write_small_groups(hid_t file, const lks_checkpoint_info *info)
     hid_t loader = -1, rng = -1, integrity = -1;
     bool good = lks_hdf5_make_group(file, "loader", &loader) &&
                 lks_hdf5_set_number(loader, "position", info->position) &&
+                (info->ledger == NULL || lks_hdf5_set_text(loader, "ledger", info->ledger)) &&
                 lks_hdf5_make_group(file, "rng", &rng) &&
                 lks_hdf5_set_number(rng, "seed", info->seed) &&
                 lks_hdf5_make_group(file, "integrity", &integrity) && write_integrity(integrity);
@@ -160,7 +161,8 @@ static bool write_step(const char *path, const lks_checkpoint_info *info)
         return false;
     hid_t loader = H5Gopen2(file, "loader", H5P_DEFAULT);
     bool good = loader >= 0 && lks_hdf5_change_number(file, "step", info->step) &&
-                lks_hdf5_change_number(loader, "position", info->position);
+                lks_hdf5_change_number(loader, "position", info->position) &&
+                (info->ledger == NULL || lks_hdf5_change_text(loader, "ledger", info->ledger));
     if (loader >= 0)
         H5Gclose(loader);
     return H5Fclose(file) >= 0 && good;

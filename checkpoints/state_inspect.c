@@ -193,6 +193,20 @@ static lks_status inspect_parents(const inspection *in)
     return inspect_links(&(stranger){known_at_root, in, 0, ""}, in->file, "/", 6);
 }
 
+static lks_status inspect_ledger(const inspection *in)
+{
+    hid_t loader;
+    if (in->info->ledger == NULL)
+        return LKS_OK;
+    LKS_TRY(open_group(in, "loader", &loader));
+    bool same = lks_hdf5_text_equals(loader, "ledger", in->info->ledger);
+    H5Gclose(loader);
+    return same ? LKS_OK
+                : MISMATCH(in->code, LKS_CHECKPOINT_MANIFEST_MISMATCH,
+                           "%s: attribute ledger of /loader is not \"%s\" as in the manifest",
+                           in->path, in->info->ledger);
+}
+
 static lks_status inspect_attributes(const inspection *in)
 {
     const struct {
@@ -212,7 +226,7 @@ static lks_status inspect_attributes(const inspection *in)
                             "%s: its attribute %s is not \"%s\" as in the manifest", in->path,
                             texts[i].name, texts[i].value);
     }
-    return LKS_OK;
+    return inspect_ledger(in);
 }
 
 static lks_status inspect_all(const inspection *in)

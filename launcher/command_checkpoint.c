@@ -1,5 +1,6 @@
 #include "checkpoints/checkpoint.h"
 #include "launcher/command.h"
+#include "runtime/base/files.h"
 #include "runtime/base/text.h"
 
 #include <math.h>
@@ -25,7 +26,10 @@ static lks_status append_json(lks_text *out, json_t *json, size_t flags)
 static lks_status find_one(const checkpoint_arguments *a, const char *path, lks_checkpoint **out)
 {
     LKS_TRY(lks_checkpoint_find(out, path, LKS_CHECK_MANIFEST, false, a->best));
-    return *out ? LKS_OK : LKS_FAIL(LKS_ERR_USAGE, "%s holds no checkpoint", path);
+    if (*out)
+        return LKS_OK;
+    return LKS_FAIL(LKS_ERR_USAGE, "%s %s: give a run directory or a checkpoint", path,
+                    lks_files_exists(path) ? "holds no checkpoint" : "does not exist");
 }
 
 static json_t *entry_json(const lks_checkpoint_entry *entry)

@@ -51,10 +51,23 @@ static lks_status evaluator_check_layout(const lks_evaluator *e)
     return LKS_OK;
 }
 
+static lks_status evaluator_check_kind(const lks_evaluator *e)
+{
+    const lks_schema *wanted = e->spec.schema, *found = lks_dataset_schema(e->dataset);
+    if (!wanted || wanted->kind == found->kind)
+        return LKS_OK;
+    return LKS_FAIL(LKS_ERR_USAGE,
+                    "data.validation: %s is of kind %s, the training data of kind %s: prepare "
+                    "both parts together",
+                    e->spec.directory, lks_data_kind_name(found->kind),
+                    lks_data_kind_name(wanted->kind));
+}
+
 static lks_status evaluator_init(lks_evaluator *e)
 {
     const lks_evaluator_spec *s = &e->spec;
     LKS_TRY(lks_dataset_open(&e->dataset, s->directory, lks_model_context(s->model)));
+    LKS_TRY(evaluator_check_kind(e));
     LKS_TRY(lks_replica_init(&e->replica, s->model, lks_dataset_schema(e->dataset),
                              LKS_GRAPH_EVALUATE, s->micro_batch, s->device));
     LKS_TRY(evaluator_check_layout(e));

@@ -16,6 +16,7 @@ typedef struct lks_evaluator_spec {
     lks_model *model;
     const char *directory;    /* the dataset */
     const lks_layout *layout; /* of the parameters to come; NULL: not checked */
+    const lks_schema *schema; /* of the training data; NULL: not at hand */
     int64_t micro_batch;
     int threads, ring;
 } lks_evaluator_spec;

@@ -36,6 +36,7 @@ void lks_exchange_close(lks_exchange *exchange); /* NULL is fine */
 lks_lane_stats *lks_exchange_lane(lks_exchange *exchange, int lane);
 void lks_exchange_set_block(lks_exchange *exchange, uint32_t block, double square_sum);
 /* (collective) */
-lks_status lks_exchange_run(lks_exchange *exchange, const lks_votes *votes, lks_totals *out) LKS_MUST_CHECK;
+lks_status lks_exchange_run(lks_exchange *exchange, const lks_votes *votes,
+                            lks_totals *out) LKS_MUST_CHECK;
 
 #endif

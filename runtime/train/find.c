@@ -1,4 +1,5 @@
 #include "runtime/train/find.h"
+#include "runtime/base/files.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -41,4 +42,10 @@ lks_status lks_find_checkpoint(lks_comm *comm, const lks_find *find, char **foun
     else
         free(s.found);
     return status;
+}
+
+lks_status lks_find_fail(const char *path)
+{
+    return LKS_FAIL(LKS_ERR_USAGE, "%s %s: give a run directory or a checkpoint", path,
+                    lks_files_exists(path) ? "holds no checkpoint" : "does not exist");
 }

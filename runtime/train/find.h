@@ -13,4 +13,7 @@ typedef struct lks_find {
 /* (collective) *found: its path, the same on every rank, freed with free(); NULL when there is none. */
 lks_status lks_find_checkpoint(lks_comm *comm, const lks_find *find, char **found) LKS_MUST_CHECK;
 
+/* LKS_ERR_USAGE: there is none at `path`. */
+lks_status lks_find_fail(const char *path) LKS_MUST_CHECK;
+
 #endif

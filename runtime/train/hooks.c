@@ -55,8 +55,10 @@ static lks_status save(hook_context *c)
         .seed = (uint64_t)job->experiment.settings.train.seed,
         .validation_loss = c->validation_loss,
     };
-    lks_status status =
-        lks_checkpoints_save(job->checkpoints, job->arrays, &info, &c->checkpoint_stall_seconds);
+    bool may_skip = !c->last && !c->leaving &&
+                    job->experiment.settings.checkpoint.busy == LKS_BUSY_SKIP;
+    lks_status status = lks_checkpoints_save(job->checkpoints, job->arrays, &info, may_skip,
+                                             &c->checkpoint_stall_seconds);
     json_decref(config);
     lks_text_release(&yaml);
     return status;

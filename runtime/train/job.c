@@ -182,6 +182,7 @@ static lks_status open_validation(lks_job *job)
                                .model = job->experiment.model,
                                .directory = settings->data.validation,
                                .layout = job->layout,
+                               .schema = lks_dataset_schema(job->data),
                                .micro_batch = job->geometry.micro_batch,
                                .threads = (int)settings->data.threads,
                                .ring = (int)settings->data.ring};

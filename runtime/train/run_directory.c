@@ -12,11 +12,25 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-/* Files that a start which was killed early may have left. */
-static bool is_early_file(const char *name)
+/* A directory with nothing in it but what an unfinished save or probe left. */
+static bool holds_leftovers_alone(const char *parent, const char *name)
+{
+    lks_file_list files = {0};
+    char *path = lks_files_join(parent, name);
+    bool alone = path && lks_files_is_directory(path) && lks_files_list(path, &files) == LKS_OK;
+    for (size_t i = 0; alone && i < files.count; ++i)
+        alone = strstr(files.names[i], ".partial-") != NULL;
+    lks_file_list_release(&files);
+    free(path);
+    return alone;
+}
+
+/* What a start that ended early may have left. */
+static bool is_early_file(const char *path, const char *name)
 {
     return !strcmp(name, "lock") || !strcmp(name, "config.yaml") || !strcmp(name, "dataset") ||
-           strstr(name, ".tmp-");
+           strstr(name, ".tmp-") ||
+           (!strcmp(name, "checkpoints") && holds_leftovers_alone(path, name));
 }
 
 static lks_status refuse_foreign(const char *path)
@@ -25,7 +39,7 @@ static lks_status refuse_foreign(const char *path)
     LKS_TRY(lks_files_list(path, &files));
     lks_status status = LKS_OK;
     for (size_t i = 0; i < files.count && status == LKS_OK; ++i)
-        if (!is_early_file(files.names[i]))
+        if (!is_early_file(path, files.names[i]))
             status =
                 LKS_FAIL(LKS_ERR_USAGE,
                          "%s holds %s and no run.json: it is not a run directory; name another "
@@ -74,9 +88,10 @@ static lks_status run_load(lks_run_directory *run, const char *path)
     LKS_TRY(lks_json_load(path, &run->json));
     LKS_TRY(lks_json_get_integer(run->json, path, "version", 1, INT64_MAX, &version));
     if (version > 1)
-        return LKS_FAIL(LKS_ERR_CORRUPT,
-                        "%s: made by a newer lockstep: version %lld, this one reads 1", path,
-                        (long long)version);
+        return LKS_FAIL(
+            LKS_ERR_CORRUPT,
+            "%s: made by a newer lockstep, as version %lld, this one reads 1: use that one", path,
+            (long long)version);
     LKS_TRY(lks_json_get_string(run->json, path, "run_id", &id));
     snprintf(run->id, sizeof run->id, "%s", id);
     return LKS_OK;
@@ -93,11 +108,40 @@ static lks_status check_new(const char *path, const char *json, lks_resume resum
     return lks_files_is_directory(path) ? refuse_foreign(path) : LKS_OK;
 }
 
+/* What a writer that was killed left of a file; under the lock. */
+static lks_status remove_unfinished(const char *path)
+{
+    lks_file_list files;
+    LKS_TRY(lks_files_list(path, &files));
+    lks_status status = LKS_OK;
+    for (size_t i = 0; i < files.count && status == LKS_OK; ++i) {
+        char *file = strstr(files.names[i], ".tmp-") ? lks_files_join(path, files.names[i]) : NULL;
+        if (file)
+            status = lks_files_remove_tree(file);
+        free(file);
+    }
+    lks_file_list_release(&files);
+    return status;
+}
+
+static lks_status clean_run(const lks_run_directory *run)
+{
+    char *dataset = lks_files_join(run->path, "dataset");
+    if (!dataset)
+        return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
+    lks_status status = remove_unfinished(run->path);
+    if (status == LKS_OK && lks_files_is_directory(dataset))
+        status = remove_unfinished(dataset);
+    free(dataset);
+    return status;
+}
+
 static lks_status run_open(lks_run_directory *run, const char *json, lks_resume resume)
 {
     LKS_TRY(check_new(run->path, json, resume));
     LKS_TRY(lks_files_make_directories(run->path));
     LKS_TRY(run_lock(run));
+    LKS_TRY(clean_run(run));
     return run_load(run, json);
 }
 

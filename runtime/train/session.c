@@ -25,7 +25,7 @@ static lks_status session_open(lks_session *s, const lks_inference_request *requ
                                const char *found)
 {
     if (!found)
-        return LKS_FAIL(LKS_ERR_USAGE, "%s holds no checkpoint", request->path);
+        return lks_find_fail(request->path);
     LKS_TRY(lks_checkpoint_open(&s->checkpoint, found, LKS_CHECK_MANIFEST));
     return session_config(s, request);
 }

@@ -46,6 +46,8 @@ static const lks_option checkpoint_options[] = {
      "newest checkpoints that stay"},
     {"keep_best", LKS_OPTION_BOOL, AT(checkpoint.keep_best), "true", 0, 0, NULL, LKS_OPTION_FREE,
      "the one with the lowest validation loss stays too"},
+    {"busy", LKS_OPTION_CHOICE, AT(checkpoint.busy), "skip", 0, 0, "skip|wait", LKS_OPTION_FREE,
+     "what a checkpoint does that is due while the one before is still being written"},
     LKS_OPTIONS_END,
 };
 

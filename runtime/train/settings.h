@@ -4,6 +4,9 @@
 
 #include "runtime/base/config.h"
 
+/* checkpoint.busy */
+enum { LKS_BUSY_SKIP, LKS_BUSY_WAIT };
+
 typedef struct lks_settings {
     struct {
         const char *train, *validation; /* dataset directories */
@@ -18,6 +21,7 @@ typedef struct lks_settings {
     struct {
         int64_t every_steps, keep;
         bool keep_best;
+        int busy; /* LKS_BUSY_... */
     } checkpoint;
     struct {
         const char *link;

@@ -1,5 +1,6 @@
 /* Where a job starts from: its newest checkpoint, another job's parameters, or
  * fresh random numbers. */
+#include "runtime/base/files.h"
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
 #include "runtime/train/find.h"
@@ -56,7 +57,9 @@ static lks_status start_initialized(lks_job *job)
     lks_find find = {.path = source, .check = LKS_CHECK_ALL};
     LKS_TRY(lks_find_checkpoint(job->comm, &find, &found));
     if (!found)
-        return LKS_FAIL(LKS_ERR_USAGE, "train.initialize: %s holds no checkpoint", source);
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "train.initialize: %s %s: give a run directory or a checkpoint", source,
+                        lks_files_exists(source) ? "holds no checkpoint" : "does not exist");
     lks_log_root("initial parameters from %s", found);
     lks_status status = initialize_from(job, found);
     free(found);

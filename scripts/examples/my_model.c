@@ -2,7 +2,7 @@
  * then each position goes through a small network. Build it and name it by its path:
  *
  *     cc -shared -fPIC -o my_model.so my_model.c $(pkg-config --cflags --libs lockstep)
- *     model: {name: ./my_model.so, layers: 2, width: 64, context: 64}
+ *     model: {name: ./my_model.so, width: 64, context: 64}
  */
 #include "runtime/models/model_driver.h"
 
@@ -48,8 +48,8 @@ static void mixer_build(lks_graph *g, const void *options, const lks_schema *sch
     int64_t hidden = 4 * o->width;
     if (schema->kind != LKS_DATA_TEXT)
         lks_graph_refuse(g, "model mixer learns from text, the dataset is not text");
-    lks_tensor *table = lks_parameter(g, "embedding", LKS_SHAPE(schema->vocabulary, o->width),
-                                      lks_init_normal(0.1));
+    lks_shape shape = LKS_SHAPE(schema->vocabulary, o->width);
+    lks_tensor *table = lks_parameter(g, "embedding", shape, lks_init_normal(0.1));
     lks_tensor *gain = lks_parameter(g, "norm.gain", LKS_SHAPE(o->width), lks_init_constant(1));
     lks_tensor *x = lks_op_embedding(g, lks_input(g, "tokens"), table, NULL);
     for (int i = 0; i < (int)o->layers; ++i) {
@@ -63,8 +63,7 @@ static void mixer_build(lks_graph *g, const void *options, const lks_schema *sch
     if (lks_graph_get_mode(g) == LKS_GRAPH_PREDICT)
         lks_graph_output(g, "logits", logits);
     else
-        lks_graph_loss(
-            g, lks_op_cross_entropy(g, logits, lks_input(g, "targets"), schema->vocabulary));
+        lks_graph_loss(g, lks_op_cross_entropy(g, logits, lks_input(g, "targets"), shape.size[0]));
 }
 
 const lks_model_driver *lks_model_driver_export(void)

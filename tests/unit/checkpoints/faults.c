@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -64,8 +65,37 @@ ssize_t pwrite(int file, const void *data, size_t bytes, off_t offset)
     return syscall(SYS_pwrite64, file, data, bytes, offset);
 }
 
+static struct {
+    atomic_bool holds;
+    sem_t held, go;
+} disk;
+
+void fault_hold(void)
+{
+    sem_init(&disk.held, 0, 0);
+    sem_init(&disk.go, 0, 0);
+    disk.holds = true;
+}
+
+void fault_await_held(void)
+{
+    while (sem_wait(&disk.held) != 0)
+        ;
+}
+
+void fault_let_go(void)
+{
+    disk.holds = false;
+    sem_post(&disk.go);
+}
+
 int fsync(int file)
 {
+    if (disk.holds) {
+        sem_post(&disk.held);
+        while (sem_wait(&disk.go) != 0)
+            ;
+    }
     return strikes("fsync") ? -1 : (int)syscall(SYS_fsync, file);
 }
 

@@ -19,4 +19,10 @@ int fault_calls(void);
 /* The name of the call that failed, NULL if none did. */
 const char *fault_victim(void);
 
+/* A disk that stands still: fsync does not return until it is let go. */
+void fault_hold(void);
+void fault_let_go(void);
+/* Until a call is held. */
+void fault_await_held(void);
+
 #endif

@@ -24,7 +24,8 @@ void self_close(void)
 int main(void)
 {
     Suite *suite = suite_create("checkpoints");
-    TCase *cases[] = {case_faults(), case_save(), case_damage(), case_find(), case_compare()};
+    TCase *cases[] = {case_faults(), case_save(), case_damage(), case_find(), case_compare(),
+                      case_busy()};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
         tcase_add_checked_fixture(cases[i], i == 0 ? self_open_quick : self_open, self_close);
         tcase_set_timeout(cases[i], 60);

@@ -12,6 +12,7 @@ TCase *case_damage(void);
 TCase *case_find(void);
 TCase *case_compare(void);
 TCase *case_faults(void);
+TCase *case_busy(void);
 
 /* The fixture of the running test, world of one. */
 extern fixture self;

@@ -67,7 +67,7 @@ START_TEST(newer_version)
     make_text();
     change(NULL, "version", json_integer(2));
     assert_open_fails(LKS_ERR_CORRUPT,
-                      "/manifest.json: made by a newer lockstep: version 2, this one reads 1");
+                      "/manifest.json: made by a newer lockstep, as version 2, this one reads 1: use that one");
     assert_status(lks_dataset_verify(fixture_directory, NULL, NULL), LKS_ERR_CORRUPT);
 }
 END_TEST

@@ -110,7 +110,7 @@ START_TEST(every_rank_learns_of_a_failure)
         check_refused(PREPARE("table", "out", {"none"}, {"target=y"}, .ranks = ranks),
                       LKS_ERR_USAGE, "none");
         check_refused(PREPARE("text", "/proc/out", {"t.csv"}, .ranks = ranks), LKS_ERR_IO,
-                      "/proc/out.partial-");
+                      "/proc/out: cannot be made");
     }
     ck_assert_uint_eq(count_entries("."), 2);
 }

@@ -1,0 +1,441 @@
+#include "launcher/launch_mpirun.h"
+#include "launcher/launch_node.h"
+#include "launcher/launch_supervisor.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/files.h"
+#include "runtime/base/log.h"
+#include "runtime/base/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { STUCK_MAX = 2, TICK_MS = 50 };
+static const char directory_prefix[] = "lockstep-launch-";
+static const double lock_wait_seconds = 15, young_seconds = 60;
+
+/* --- Temporary files ------------------------------------------------------ */
+
+static const char *temporary_base(void)
+{
+    const char *base = getenv("TMPDIR");
+    return base && *base ? base : "/tmp";
+}
+
+/* A directory whose lock nobody holds is of a launch that was killed. */
+static void remove_if_dead(const char *path)
+{
+    struct stat file;
+    char *lock = lks_files_join(path, "lock");
+    if (!lock || lstat(path, &file) || !S_ISDIR(file.st_mode) || file.st_uid != geteuid()) {
+        free(lock);
+        return;
+    }
+    int fd = open(lock, O_RDWR | O_CLOEXEC);
+    bool dead = fd >= 0 ? flock(fd, LOCK_EX | LOCK_NB) == 0
+                        : difftime(time(NULL), file.st_mtime) > young_seconds;
+    if (dead && lks_files_remove_tree(path) != LKS_OK)
+        lks_log_verbose("%s", lks_status_message());
+    if (fd >= 0)
+        close(fd);
+    free(lock);
+}
+
+static void remove_dead_directories(const char *base)
+{
+    lks_file_list names = {0};
+    if (lks_files_list(base, &names) != LKS_OK)
+        return;
+    for (size_t i = 0; i < names.count; ++i) {
+        char *path = lks_files_join(base, names.names[i]);
+        if (path && !strncmp(names.names[i], directory_prefix, sizeof directory_prefix - 1))
+            remove_if_dead(path);
+        free(path);
+    }
+    lks_file_list_release(&names);
+}
+
+static lks_status make_directory(lks_supervisor *s)
+{
+    const char *base = temporary_base();
+    remove_dead_directories(base);
+    if (asprintf(&s->directory, "%s/%sXXXXXX", base, directory_prefix) < 0) {
+        s->directory = NULL;
+        return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
+    }
+    if (!mkdtemp(s->directory)) {
+        free(s->directory);
+        s->directory = NULL;
+        return LKS_FAIL(LKS_ERR_IO, "%s: cannot make a temporary directory: %s; set TMPDIR", base,
+                        strerror(errno));
+    }
+    char *lock = lks_files_join(s->directory, "lock");
+    if (!lock)
+        return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
+    s->directory_lock = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    free(lock);
+    if (s->directory_lock < 0 || flock(s->directory_lock, LOCK_EX | LOCK_NB))
+        return LKS_FAIL(LKS_ERR_IO, "%s: cannot lock: %s", s->directory, strerror(errno));
+    return LKS_OK;
+}
+
+/* --- Open and close ------------------------------------------------------- */
+
+/* From here on a signal is something to read, and orphans of mpirun come to us. */
+static lks_status take_charge(lks_supervisor *s)
+{
+    sigset_t taken;
+    sigemptyset(&taken);
+    const int numbers[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP, SIGCHLD};
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; ++i)
+        sigaddset(&taken, numbers[i]);
+    sigprocmask(SIG_BLOCK, &taken, &s->mask_before);
+    s->signals = signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (s->signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1))
+        return LKS_FAIL(LKS_ERR_INTERNAL, "cannot watch over processes: %s", strerror(errno));
+    ssize_t length = readlink("/proc/self/exe", s->program, sizeof s->program - 1);
+    if (length <= 0)
+        return LKS_FAIL(LKS_ERR_INTERNAL, "cannot find this program's own path: is /proc mounted?");
+    s->program[length] = '\0';
+    return LKS_OK;
+}
+
+static int64_t all_slots(const lks_hosts *hosts)
+{
+    int64_t slots = 0;
+    for (size_t i = 0; i < hosts->count; ++i)
+        slots += hosts->items[i].slots;
+    return slots;
+}
+
+/* As many as asked for, else as slots and lanes allow. */
+static void choose_ranks(lks_supervisor *s)
+{
+    int64_t slots = all_slots(&s->hosts), ranks = s->options->ranks;
+    if (!ranks)
+        ranks = s->job.lanes && s->job.lanes < slots ? s->job.lanes : slots;
+    s->ranks_wanted = (int)ranks;
+    s->per_slot = (int)((ranks + slots - 1) / slots);
+}
+
+static lks_status supervisor_open(lks_supervisor *s, const lks_launch_options *options)
+{
+    *s = (lks_supervisor){
+        .options = options, .directory_lock = -1, .signals = -1, .output = -1, .last_end = -1};
+    LKS_TRY(lks_mpirun_check(options->mpirun));
+    LKS_TRY(lks_hosts_find(&s->hosts, options->hosts));
+    LKS_TRY(LKS_NEW_ARRAY(&s->usable, s->hosts.count));
+    LKS_TRY(lks_launch_job_open(&s->job, &options->train));
+    choose_ranks(s);
+    if (s->ranks_wanted < options->min_ranks)
+        return LKS_FAIL(LKS_ERR_USAGE, "%d ranks at most (%s, %d lanes), and --min-ranks is %lld",
+                        s->ranks_wanted, s->hosts.source, s->job.lanes,
+                        (long long)options->min_ranks);
+    LKS_TRY(make_directory(s));
+    return take_charge(s);
+}
+
+static void supervisor_close(lks_supervisor *s)
+{
+    lks_probe_stop(&s->probe);
+    lks_launch_report_release(&s->report);
+    lks_launch_job_close(&s->job);
+    lks_hosts_release(&s->hosts);
+    lks_memory_free(s->usable);
+    if (s->directory && lks_files_remove_tree(s->directory) != LKS_OK)
+        lks_log_warn("%s", lks_status_message());
+    free(s->directory);
+    if (s->directory_lock >= 0)
+        close(s->directory_lock);
+    if (s->signals >= 0)
+        close(s->signals);
+}
+
+/* --- Asking hosts --------------------------------------------------------- */
+
+/* False: a notice came first. */
+static lks_status ask_hosts(lks_supervisor *s, const char *order_name)
+{
+    char order[64];
+    snprintf(order, sizeof order, "%s:%s", order_name, s->mark);
+    LKS_TRY(lks_probe_start(&s->probe, &s->hosts, order, s->program, s->options->probe_seconds,
+                            &s->mask_before));
+    while (!lks_probe_poll(&s->probe))
+        lks_supervisor_wait(s, 5);
+    return LKS_OK;
+}
+
+static int choose_hosts(lks_supervisor *s, bool frozen_too)
+{
+    int64_t room = 0;
+    for (size_t i = 0; i < s->hosts.count; ++i) {
+        const lks_host *host = &s->hosts.items[i];
+        s->usable[i] = host->answers && (frozen_too || host->frozen < 0);
+        if (s->usable[i])
+            room += (int64_t)host->slots * s->per_slot;
+    }
+    return (int)(room < s->ranks_wanted ? room : s->ranks_wanted);
+}
+
+/* Those that answer. One whose ranks were stopped is left out while the others are enough. */
+static int usable_ranks(lks_supervisor *s)
+{
+    int least = s->options->min_ranks > 1 ? (int)s->options->min_ranks : 1;
+    int ranks = choose_hosts(s, false);
+    return ranks >= least ? ranks : choose_hosts(s, true);
+}
+
+static bool all_answer(const lks_supervisor *s)
+{
+    for (size_t i = 0; i < s->hosts.count; ++i)
+        if (!s->hosts.items[i].answers)
+            return false;
+    return true;
+}
+
+static void name_silent(const lks_supervisor *s, lks_text *out)
+{
+    for (size_t i = 0, named = 0; i < s->hosts.count; ++i)
+        if (!s->hosts.items[i].answers && named++ < 4)
+            lks_text_append(out, "%s%s", named > 1 ? ", " : "", s->hosts.items[i].name);
+}
+
+/* At the first start hosts may still be coming up (the MPI Operator's do): wait for all. After a
+ * fault wait only while too few answer. Sets s->ranks; 0: a notice came. */
+static lks_status find_ranks(lks_supervisor *s, bool for_all)
+{
+    uint64_t start = lks_clock_ns();
+    bool told = false;
+    for (;;) {
+        LKS_TRY(ask_hosts(s, "clear"));
+        s->ranks = usable_ranks(s);
+        bool enough = s->ranks >= s->options->min_ranks && s->ranks > 0;
+        bool late = lks_clock_seconds_since(start) > s->options->wait_seconds;
+        if (s->notice)
+            s->ranks = 0;
+        if (s->notice || (enough && (late || !for_all || all_answer(s))))
+            return LKS_OK;
+        lks_text silent = {0};
+        name_silent(s, &silent);
+        lks_status status = LKS_OK;
+        if (late)
+            status = LKS_FAIL(LKS_ERR_PEER,
+                              "hosts for %d ranks answer, want %lld (--min-ranks): no answer from "
+                              "%s within %.0f s; start again when they are back",
+                              s->ranks, (long long)s->options->min_ranks, silent.data,
+                              s->options->wait_seconds);
+        else if (!told)
+            lks_log_root("launch: waiting for %s", silent.data);
+        lks_text_release(&silent);
+        LKS_TRY(status);
+        told = true;
+        for (int i = 0; i < 20 && !s->notice; ++i)
+            lks_supervisor_wait(s, TICK_MS);
+    }
+}
+
+/* --- One start ------------------------------------------------------------ */
+
+static void new_mark(lks_supervisor *s)
+{
+    uint64_t number = 0;
+    if (getrandom(&number, sizeof number, 0) != sizeof number)
+        number = lks_clock_ns() ^ (uint64_t)getpid() << 40;
+    snprintf(s->mark, sizeof s->mark, "%016llx", (unsigned long long)number);
+}
+
+/* What mpirun left behind on this machine, when it could not see to it itself. */
+static void clear_here(lks_supervisor *s)
+{
+    char order[64];
+    lks_text answer = {0};
+    snprintf(order, sizeof order, "clear:%s", s->mark);
+    if (lks_node_obey(order, &answer) != LKS_OK)
+        lks_log_warn("%s", lks_status_message());
+    lks_text_release(&answer);
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        ;
+}
+
+static lks_status start(lks_supervisor *s)
+{
+    int64_t first;
+    new_mark(s);
+    lks_launch_report_reset(&s->report, &s->hosts);
+    for (size_t i = 0; i < s->hosts.count; ++i) {
+        s->hosts.items[i].suspect = false;
+        s->hosts.items[i].frozen = -1;
+    }
+    s->starts_before = lks_launch_job_starts(&s->job, &first);
+    s->newest_before = lks_launch_job_newest_step(&s->job);
+    s->notice_sent = false;
+    s->started_ns = lks_clock_ns();
+    lks_watch_begin(s);
+    lks_mpirun_plan plan = {.options = s->options,
+                            .hosts = &s->hosts,
+                            .program = s->program,
+                            .directory = s->directory,
+                            .mark = s->mark,
+                            .signal_mask = &s->mask_before,
+                            .ranks = s->ranks,
+                            .per_slot = s->per_slot};
+    return lks_mpirun_start(&plan, s->usable, &s->mpirun, &s->output);
+}
+
+/* Until mpirun is gone, on its own or because the ranks hang. */
+static void follow(lks_supervisor *s)
+{
+    while (!lks_supervisor_reap(s)) {
+        lks_supervisor_wait(s, TICK_MS);
+        if (lks_watch(s)) {
+            lks_supervisor_kill(s);
+            break;
+        }
+    }
+    if (s->looking)
+        lks_probe_stop(&s->probe);
+    s->looking = false;
+    clear_here(s);
+}
+
+/* --- What an end means ---------------------------------------------------- */
+
+static bool is_loss(const lks_supervisor *s, int status)
+{
+    static const int deliberate[] = {LKS_OK,     LKS_ERR_USAGE, LKS_ERR_CORRUPT,   LKS_ERR_INTERNAL,
+                                     LKS_ERR_IO, LKS_STOPPED,   LKS_ERR_NOT_FINITE};
+    for (size_t i = 0; i < sizeof deliberate / sizeof deliberate[0]; ++i)
+        if (status == deliberate[i] && !WIFSIGNALED(s->wait_status))
+            return false;
+    return status != LKS_WARNED || s->report.lost;
+}
+
+static int mpirun_status(const lks_supervisor *s)
+{
+    return WIFSIGNALED(s->wait_status) ? 128 + WTERMSIG(s->wait_status)
+                                       : WEXITSTATUS(s->wait_status);
+}
+
+static void complete_cause(lks_supervisor *s, int status)
+{
+    lks_text *cause = &s->report.cause;
+    if (WIFSIGNALED(s->wait_status) && !s->report.lost) {
+        lks_text_clear(cause);
+        lks_text_append(cause, "mpirun was killed by signal %d (%s)", WTERMSIG(s->wait_status),
+                        strsignal(WTERMSIG(s->wait_status)));
+    }
+    if (!cause->length)
+        lks_text_append(cause, "mpirun ended with status %d", status);
+}
+
+/* A start is stuck when it finished no step, or ended at the very step at which the one before
+ * it did. */
+static void count_progress(lks_supervisor *s)
+{
+    int64_t first, newest = lks_launch_job_newest_step(&s->job);
+    bool started = lks_launch_job_starts(&s->job, &first) > s->starts_before;
+    bool stuck = !started || newest <= first || newest == s->last_end;
+    s->stuck = stuck && s->restarts ? s->stuck + 1 : 0;
+    s->last_end = newest;
+}
+
+static lks_status give_up(const lks_supervisor *s, const char *why)
+{
+    return LKS_FAIL(LKS_ERR_PEER, "launch: %s after step %lld; giving up: %s", s->report.cause.data,
+                    (long long)s->last_end, why);
+}
+
+/* Stopped by a notice while no rank ran. */
+static lks_status stopped_between(const lks_supervisor *s)
+{
+    if (!lks_launch_job_has_checkpoint(&s->job))
+        return LKS_FAIL(LKS_ERR_PEER, "launch: a notice to stop came before the first checkpoint");
+    lks_log_root("launch: a notice to stop came while no rank ran; the newest checkpoint stays");
+    return LKS_STOPPED;
+}
+
+static lks_status pause_between(lks_supervisor *s)
+{
+    uint64_t start_ns = lks_clock_ns();
+    double seconds = s->stuck ? s->options->backoff_seconds : 0;
+    while (!s->notice && lks_clock_seconds_since(start_ns) < seconds)
+        lks_supervisor_wait(s, TICK_MS);
+    /* A rank that is cut off holds the run directory until its own daemon gives up. */
+    start_ns = lks_clock_ns();
+    while (!s->notice && !lks_launch_job_is_free(&s->job) &&
+           lks_clock_seconds_since(start_ns) < lock_wait_seconds)
+        lks_supervisor_wait(s, TICK_MS);
+    return s->notice ? stopped_between(s) : LKS_OK;
+}
+
+static void tell_restart(const lks_supervisor *s)
+{
+    lks_text without = {0};
+    for (size_t i = 0; i < s->hosts.count; ++i)
+        if (!s->usable[i])
+            lks_text_append(&without, "%s%s", without.length ? ", " : ", without ",
+                            s->hosts.items[i].name);
+    lks_log_root("launch: %s after step %lld; going on with %d ranks%s (restart %d of %lld)",
+                 s->report.cause.data, (long long)s->last_end, s->ranks,
+                 without.data ? without.data : "", s->restarts,
+                 (long long)s->options->max_restarts);
+    lks_text_release(&without);
+}
+
+/* After a loss: LKS_OK when the next start may begin. */
+static lks_status recover(lks_supervisor *s, int status)
+{
+    complete_cause(s, status);
+    count_progress(s);
+    if (!s->fault_ns)
+        s->fault_ns = s->pulse_ns;
+    if (s->notice)
+        return give_up(s, "a notice to stop had come");
+    if (s->restarts >= s->options->max_restarts)
+        return give_up(s, "no restart is left (--max-restarts)");
+    if (s->stuck >= STUCK_MAX)
+        return give_up(s, "two restarts in a row came no step further");
+    ++s->restarts;
+    LKS_TRY(find_ranks(s, false));
+    if (!s->ranks)
+        return stopped_between(s);
+    tell_restart(s);
+    return pause_between(s);
+}
+
+static lks_status supervise(lks_supervisor *s)
+{
+    new_mark(s);
+    for (size_t i = 0; i < s->hosts.count; ++i)
+        s->hosts.items[i].answers = true;
+    LKS_TRY(find_ranks(s, true));
+    if (!s->ranks)
+        return stopped_between(s);
+    for (;;) {
+        LKS_TRY(start(s));
+        follow(s);
+        int status = mpirun_status(s);
+        if (s->killed || !is_loss(s, status))
+            return (lks_status)status;
+        LKS_TRY(recover(s, status));
+    }
+}
+
+lks_status lks_launch(const lks_launch_options *options)
+{
+    lks_supervisor s;
+    lks_status status = supervisor_open(&s, options);
+    if (status == LKS_OK)
+        status = supervise(&s);
+    supervisor_close(&s);
+    return status;
+}
