@@ -11,11 +11,16 @@
 static const lks_command *const commands[] = {
     &lks_command_train,    &lks_command_prepare,  &lks_command_dataset, &lks_command_checkpoint,
     &lks_command_evaluate, &lks_command_generate, &lks_command_predict, &lks_command_config,
+    &lks_command_launch,   &lks_command_ledger,
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 /* The only thing that a handler may do. */
 static volatile sig_atomic_t notice;
+
+/* Handlers run here: oneDNN's sgemm points the stack register into its heap buffers, and a signal's frame
+ * pushed there would overwrite the heap. Room for the largest frame (AVX-512, AMX) and more. */
+static _Alignas(16) char handler_stack[64 << 10];
 
 static void on_notice(int signal_number)
 {
@@ -32,13 +37,15 @@ static bool is_under_mpirun(void)
  * would follow it with KILL (README.md). Ctrl-C of a lone process is one too, the second ends it. */
 static void install_handlers(void)
 {
-    struct sigaction action = {.sa_handler = on_notice, .sa_flags = SA_RESTART};
+    stack_t stack = {.ss_sp = handler_stack, .ss_size = sizeof handler_stack};
+    sigaltstack(&stack, NULL);
+    struct sigaction action = {.sa_handler = on_notice, .sa_flags = SA_RESTART | SA_ONSTACK};
     sigemptyset(&action.sa_mask);
     sigaction(SIGUSR2, &action, NULL);
     if (is_under_mpirun())
         return;
     sigaction(SIGTERM, &action, NULL);
-    action.sa_flags = SA_RESTART | (int)SA_RESETHAND;
+    action.sa_flags = SA_RESTART | SA_ONSTACK | (int)SA_RESETHAND;
     sigaction(SIGINT, &action, NULL);
 }
 
