@@ -125,7 +125,8 @@ lks_status lks_checkpoint_find(lks_checkpoint **out, const char *path, lks_check
  * optimizer states. README.md has the exact bytes. */
 lks_status lks_checkpoint_digest(lks_checkpoint *checkpoint, char hex[65]) LKS_MUST_CHECK;
 
-/* Steps and paths, oldest first; `valid` by LKS_CHECK_MANIFEST. */
+/* The checkpoints of a run directory, oldest first, or the one at `path`; none where there is
+ * neither. `valid` by LKS_CHECK_MANIFEST; the step of one that is not and stands alone is 0. */
 typedef struct lks_checkpoint_entry {
     char *path;
     uint64_t step;
@@ -134,7 +135,7 @@ typedef struct lks_checkpoint_entry {
     uint64_t bytes;
     double validation_loss;
 } lks_checkpoint_entry;
-lks_status lks_checkpoint_list(const char *run_directory, lks_checkpoint_entry **out,
+lks_status lks_checkpoint_list(const char *path, lks_checkpoint_entry **out,
                                size_t *count) LKS_MUST_CHECK;
 void lks_checkpoint_list_free(lks_checkpoint_entry *entries, size_t count);
 

@@ -189,10 +189,9 @@ static uint64_t file_bytes(const char *directory, const char *name)
     return there ? (uint64_t)about.st_size : 0;
 }
 
-static lks_status fill_entry(lks_checkpoint_entry *entry, const char *directory, uint64_t step)
+static lks_status fill_entry(lks_checkpoint_entry *entry, uint64_t step)
 {
     lks_checkpoint *checkpoint;
-    LKS_TRY(step_path(directory, step, &entry->path));
     entry->step = step;
     entry->validation_loss = (double)NAN;
     entry->bytes =
@@ -216,7 +215,9 @@ static lks_status list_in(const char *directory, lks_checkpoint_entry **out, siz
     lks_status status = LKS_NEW_ARRAY(out, total);
     for (size_t i = 0; status == LKS_OK && i < total; ++i) {
         *count = i + 1;
-        status = fill_entry(&(*out)[i], directory, steps[i]);
+        status = step_path(directory, steps[i], &(*out)[i].path);
+        if (status == LKS_OK)
+            status = fill_entry(&(*out)[i], steps[i]);
     }
     free(steps);
     if (status != LKS_OK)
@@ -224,14 +225,36 @@ static lks_status list_in(const char *directory, lks_checkpoint_entry **out, siz
     return status;
 }
 
-lks_status lks_checkpoint_list(const char *run_directory, lks_checkpoint_entry **out, size_t *count)
+/* `path` itself, when it is a checkpoint. */
+static lks_status list_single(const char *path, lks_checkpoint_entry **out, size_t *count)
+{
+    lks_checkpoint *checkpoint;
+    uint64_t step = 0;
+    lks_status status = lks_checkpoint_open(&checkpoint, path, LKS_CHECK_MANIFEST);
+    if (status == LKS_ERR_USAGE)
+        return LKS_OK;
+    if (status == LKS_OK) {
+        step = lks_checkpoint_step(checkpoint);
+        lks_checkpoint_close(checkpoint);
+    }
+    LKS_TRY(LKS_NEW_ARRAY(out, 1));
+    *count = 1;
+    (*out)->path = strdup(path);
+    status = (*out)->path != NULL ? fill_entry(*out, step)
+                                  : LKS_FAIL(LKS_ERR_INTERNAL, "no memory for a path");
+    if (status != LKS_OK)
+        lks_checkpoint_list_free(*out, *count);
+    return status;
+}
+
+lks_status lks_checkpoint_list(const char *path, lks_checkpoint_entry **out, size_t *count)
 {
     char *directory;
     *out = NULL;
     *count = 0;
-    LKS_TRY(lks_checkpoint_directory_of(run_directory, &directory));
+    LKS_TRY(lks_checkpoint_directory_of(path, &directory));
     if (directory == NULL)
-        return LKS_OK;
+        return list_single(path, out, count);
     lks_status status = list_in(directory, out, count);
     free(directory);
     return status;

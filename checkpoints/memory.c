@@ -61,7 +61,7 @@ static lks_status memory_open(lks_memory_copies *c, const lks_memory_spec *spec)
     c->disk_step = root.disk_step;
     if (lks_memory_lock(c) != LKS_OK)
         lks_log_verbose("node memory: %s", lks_status_message());
-    if (lks_comm_local_rank(c->comm) == 0 && lks_memory_clean_others(c) != LKS_OK)
+    if (lks_memory_leads(c) && lks_memory_clean_others(c) != LKS_OK)
         lks_log_verbose("node memory: %s", lks_status_message());
     return lks_memory_search(c);
 }
@@ -173,7 +173,8 @@ static lks_status make_room(lks_memory_copies *c)
 {
     if (c->lock < 0)
         LKS_TRY(lks_memory_lock(c));
-    LKS_TRY(lks_memory_check_room(c, node_bytes(c)));
+    /* What the job was resumed from is one of the two generations. */
+    LKS_TRY(lks_memory_check_room(c, node_bytes(c) / (c->keeps_former ? 2 : 1)));
     LKS_TRY(plan_series(c));
     LKS_TRY(lks_worker_open(&c->worker));
     LKS_TRY(lks_memory_slots_make(c, 0));
@@ -187,7 +188,7 @@ lks_status lks_memory_copies_begin(lks_memory_copies *copies, bool resumed)
     c->keeps_former = keep != NULL;
     /* Only now: until all ranks have read, the files are needed. */
     LKS_TRY(lks_comm_barrier(c->comm));
-    if (lks_comm_local_rank(c->comm) == 0 && lks_memory_clean_own(c, keep) != LKS_OK)
+    if (lks_memory_leads(c) && lks_memory_clean_own(c, keep) != LKS_OK)
         lks_log_verbose("node memory: %s", lks_status_message());
     LKS_TRY(lks_comm_barrier(c->comm));
     return LKS_OK;
@@ -213,7 +214,7 @@ lks_status lks_memory_copies_discard(lks_memory_copies *copies)
     LKS_TRY(lks_memory_drain(c));
     LKS_TRY(lks_comm_barrier(c->comm));
     c->on = false;
-    if (lks_comm_local_rank(c->comm) == 0 && lks_memory_remove_run(c) != LKS_OK)
+    if (c->lock >= 0 && lks_memory_leads(c) && lks_memory_remove_run(c) != LKS_OK)
         lks_log_warn("cannot remove the job's copies from node memory: %s", lks_status_message());
     return LKS_OK;
 }
@@ -234,8 +235,10 @@ void lks_memory_copies_close(lks_memory_copies *copies)
     }
     if (quiet)
         lks_memory_slots_close(c);
-    if (c->lock >= 0)
+    if (c->lock >= 0) {
+        lks_memory_leave(c);
         close(c->lock);
+    }
     lks_memory_free(c->series);
     lks_memory_free(c->found);
     lks_memory_free(c->first_blocks);

@@ -226,6 +226,21 @@ lks_status lks_memory_clean_own(const lks_memory_copies *c, const lks_memory_ent
     return LKS_OK;
 }
 
+void lks_memory_leave(const lks_memory_copies *c)
+{
+    lks_file_list list;
+    size_t count = 0;
+    char lock[LKS_MEMORY_NAME];
+    if (lks_files_list(c->directory, &list) != LKS_OK)
+        return;
+    for (size_t i = 0; i < list.count; ++i)
+        count += strncmp(list.names[i], c->prefix, LKS_MEMORY_PREFIX) == 0;
+    lks_file_list_release(&list);
+    snprintf(lock, sizeof lock, "%s%s", c->prefix, lock_name);
+    if (count == 1)
+        remove_file(c->directory, lock);
+}
+
 lks_status lks_memory_remove_run(const lks_memory_copies *c)
 {
     lks_file_list list;

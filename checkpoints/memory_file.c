@@ -217,6 +217,10 @@ lks_status lks_memory_map_file(const char *path, void **map, size_t *bytes)
         return LKS_FAIL(LKS_ERR_IO, "%s: cannot open: %s", path, strerror(error));
     }
     *bytes = (size_t)about.st_size;
+    if (about.st_uid != geteuid()) {
+        close(file);
+        return LKS_FAIL(LKS_ERR_CORRUPT, "%s: it belongs to another user", path);
+    }
     void *memory =
         *bytes < LKS_MEMORY_PAGE ? NULL : mmap(NULL, *bytes, PROT_READ, MAP_SHARED, file, 0);
     int error = errno;

@@ -212,7 +212,7 @@ lks_status lks_memory_search(lks_memory_copies *c)
     inventory all = {0};
     lks_status status = list_mine(c, &mine);
     if (status != LKS_OK) {
-        lks_log_warn("node memory is not looked at: %s", lks_status_message());
+        lks_log_verbose("node memory is not looked at: %s", lks_status_message());
         mine.count = 0;
     }
     all.mine = mine.count;

@@ -26,33 +26,42 @@ static lks_status join(const lks_memory_copies *c, const char *name, char **path
 
 /* --- Room ----------------------------------------------------------------------- */
 
+/* The number behind `key` in a file of such lines; `key` NULL: the file's first. False: there is none. */
+static bool read_number(const char *path, const char *key, uint64_t *out)
+{
+    char line[256];
+    unsigned long long number;
+    size_t length = key == NULL ? 0 : strlen(key);
+    bool found = false;
+    FILE *file = fopen(path, "re");
+    while (file != NULL && !found && fgets(line, sizeof line, file) != NULL)
+        found = strncmp(line, key == NULL ? "" : key, length) == 0 &&
+                sscanf(line + length, "%llu", &number) == 1;
+    if (file != NULL)
+        fclose(file);
+    if (found)
+        *out = number;
+    return found;
+}
+
 /* What the kernel could still give without swapping. */
 static uint64_t available_bytes(void)
 {
-    char line[128];
-    unsigned long long kib = 0;
-    FILE *file = fopen("/proc/meminfo", "re");
-    while (file != NULL && fgets(line, sizeof line, file) != NULL)
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            break;
-    if (file != NULL)
-        fclose(file);
-    return kib > 0 ? kib << 10 : UINT64_MAX;
+    uint64_t kib;
+    return read_number("/proc/meminfo", "MemAvailable:", &kib) ? kib << 10 : UINT64_MAX;
 }
 
-/* The control group's limit less what it uses; no limit: all. */
+/* The control group's limit less what it uses, but for the files that it could forget; no limit: all. */
 static uint64_t group_bytes(void)
 {
-    unsigned long long limit = 0, used = 0;
-    FILE *max = fopen("/sys/fs/cgroup/memory.max", "re");
-    FILE *current = fopen("/sys/fs/cgroup/memory.current", "re");
-    bool limited = max != NULL && current != NULL && fscanf(max, "%llu", &limit) == 1 &&
-                   fscanf(current, "%llu", &used) == 1;
-    if (max != NULL)
-        fclose(max);
-    if (current != NULL)
-        fclose(current);
-    return !limited ? UINT64_MAX : limit > used ? limit - used : 0;
+    uint64_t limit, used, active = 0, inactive = 0;
+    if (!read_number("/sys/fs/cgroup/memory.max", NULL, &limit) ||
+        !read_number("/sys/fs/cgroup/memory.current", NULL, &used))
+        return UINT64_MAX;
+    if (read_number("/sys/fs/cgroup/memory.stat", "active_file ", &active) &&
+        read_number("/sys/fs/cgroup/memory.stat", "inactive_file ", &inactive))
+        used -= active + inactive < used ? active + inactive : used;
+    return limit > used ? limit - used : 0;
 }
 
 lks_status lks_memory_check_room(const lks_memory_copies *c, uint64_t node_bytes)
@@ -72,7 +81,7 @@ lks_status lks_memory_check_room(const lks_memory_copies *c, uint64_t node_bytes
     if (node_bytes <= room)
         return LKS_OK;
     return LKS_FAIL(LKS_ERR_IO,
-                    "%s of %s has room for %s, two generations need %s: make room, or set "
+                    "%s of %s has room for %s, the copies need %s: make room, or set "
                     "checkpoint.memory_every_steps=0",
                     what, lks_comm_host(c->comm, lks_comm_rank(c->comm)),
                     lks_text_bytes(has, sizeof has, room),
@@ -81,7 +90,7 @@ lks_status lks_memory_check_room(const lks_memory_copies *c, uint64_t node_bytes
 
 /* --- Making ----------------------------------------------------------------------- */
 
-static lks_status make_slot(const lks_memory_copies *c, lks_memory_slot *slot, const char *path)
+static lks_status make_slot(lks_memory_slot *slot, const char *path)
 {
     unlink(path);
     int file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -95,7 +104,6 @@ static lks_status make_slot(const lks_memory_copies *c, lks_memory_slot *slot, c
     if (map == MAP_FAILED)
         return LKS_FAIL(LKS_ERR_IO, "%s: cannot map %zu bytes: %s", path, slot->bytes,
                         strerror(error));
-    (void)c;
     slot->map = map;
     return LKS_OK;
 }
@@ -110,7 +118,7 @@ lks_status lks_memory_slots_make(lks_memory_copies *c, int slot)
         memcpy(s->name, s->partial, sizeof s->name);
         s->bytes = series->shape.bytes;
         LKS_TRY(join(c, s->partial, &path));
-        lks_status status = make_slot(c, s, path);
+        lks_status status = make_slot(s, path);
         free(path);
         LKS_TRY(status);
         c->stats.bytes += s->bytes;

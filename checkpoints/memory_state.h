@@ -79,6 +79,12 @@ struct lks_memory_copies {
     lks_memory_stats stats;
 };
 
+/* One rank of a node does what is to be done once. */
+static inline bool lks_memory_leads(const lks_memory_copies *c)
+{
+    return !lks_comm_local_rank(c->comm);
+}
+
 /* memory_clean.c: this node's directory. */
 lks_status lks_memory_lock(lks_memory_copies *c) LKS_MUST_CHECK;
 /* Of other runs: what their processes, which are dead, have no use for. */
@@ -86,6 +92,8 @@ lks_status lks_memory_clean_others(const lks_memory_copies *c) LKS_MUST_CHECK;
 /* Of this run: all but the lock, and but the copies of `keep` (NULL: none) and of start `c->start`. */
 lks_status lks_memory_clean_own(const lks_memory_copies *c,
                                 const lks_memory_entry *keep) LKS_MUST_CHECK;
+/* The lock, when it is all that is left. */
+void lks_memory_leave(const lks_memory_copies *c);
 /* All of this run, the lock too. */
 lks_status lks_memory_remove_run(const lks_memory_copies *c) LKS_MUST_CHECK;
 /* Newest step of the checkpoints of a run directory, by name; 0 when there is none. */

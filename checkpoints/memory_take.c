@@ -141,7 +141,7 @@ static lks_status drop_former(lks_memory_copies *c)
     if (!c->keeps_former)
         return LKS_OK;
     c->keeps_former = false;
-    if (lks_comm_local_rank(c->comm) == 0 && lks_memory_clean_own(c, NULL) != LKS_OK)
+    if (lks_memory_leads(c) && lks_memory_clean_own(c, NULL) != LKS_OK)
         lks_log_verbose("node memory: %s", lks_status_message());
     LKS_TRY(lks_comm_barrier(c->comm));
     LKS_TRY(lks_memory_all_well(c, lks_memory_slots_make(c, 1), &well));

@@ -54,8 +54,8 @@ static lks_status create_state(const lks_checkpoints *c)
     if (file < 0 || ftruncate(file, (off_t)c->map.file_bytes) != 0)
         status = LKS_FAIL(LKS_ERR_IO, "cannot create %s with %llu bytes: %s", path,
                           (unsigned long long)c->map.file_bytes, strerror(errno));
-    if (file >= 0)
-        close(file);
+    if (file >= 0 && close(file) != 0 && status == LKS_OK)
+        status = LKS_FAIL(LKS_ERR_IO, "cannot close %s: %s", path, strerror(errno));
     free(path);
     return status;
 }
