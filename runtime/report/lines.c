@@ -1,7 +1,7 @@
 #include "runtime/report/lines.h"
 
 #include "runtime/base/files.h"
-#include "runtime/base/text.h"
+#include "runtime/base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,6 +10,31 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+enum { REPORT_WAITING_BYTES = 64 << 20 };
+
+/* All that waits, or nothing: a part is taken back. False: with errno. */
+static bool lines_flush(report_lines *lines)
+{
+    struct stat before;
+    bool known = fstat(lines->file, &before) == 0;
+    const lks_text *waiting = &lines->waiting;
+    for (size_t done = 0; done < waiting->length;) {
+        ssize_t written = write(lines->file, waiting->data + done, waiting->length - done);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0) {
+            int reason = written < 0 ? errno : EIO;
+            if (done > 0 && known && ftruncate(lines->file, before.st_size) != 0)
+                lks_log_warn("%s: a line is torn", lines->path);
+            errno = reason;
+            return false;
+        }
+        done += (size_t)written;
+    }
+    lks_text_clear(&lines->waiting);
+    return true;
+}
 
 lks_status report_lines_open(report_lines *out, const char *run_directory, const char *name)
 {
@@ -28,42 +53,32 @@ lks_status report_lines_open(report_lines *out, const char *run_directory, const
 
 void report_lines_close(report_lines *lines)
 {
+    if (lines->waiting.length > 0 && !lines_flush(lines))
+        lks_log_warn("%s: %zu bytes of its last lines are lost: %s", lines->path,
+                     lines->waiting.length, strerror(errno));
     if (lines->file >= 0)
         close(lines->file);
+    lks_text_release(&lines->waiting);
     free(lines->name);
     free(lines->path);
     *lines = (report_lines){.file = -1};
 }
 
-static ssize_t lines_write(int file, const char *data, size_t bytes)
+lks_status report_lines_append(report_lines *lines, const char *text)
 {
-    ssize_t written;
-    do
-        written = write(file, data, bytes);
-    while (written < 0 && errno == EINTR);
-    return written;
-}
-
-lks_status report_lines_append(const report_lines *lines, const char *text)
-{
-    lks_text line = {0};
-    lks_text_append_bytes(&line, text, strlen(text));
-    lks_text_append_bytes(&line, "\n", 1);
-    if (line.failed) {
-        lks_text_release(&line);
+    bool waited = lines->waiting.length > 0;
+    lks_text_append(&lines->waiting, "%s\n", text);
+    if (lines->waiting.failed)
         return LKS_FAIL(LKS_ERR_INTERNAL, "%s: no memory", lines->path);
-    }
-    struct stat before;
-    bool known = fstat(lines->file, &before) == 0;
-    ssize_t written = lines_write(lines->file, line.data, line.length);
-    lks_status status = LKS_OK;
-    if (written != (ssize_t)line.length) {
-        const char *reason = written < 0 ? strerror(errno) : strerror(ENOSPC);
-        status = LKS_FAIL(LKS_ERR_IO, "%s: write: %s", lines->path, reason);
-        if (written > 0 && known && ftruncate(lines->file, before.st_size) != 0)
-            status =
-                LKS_FAIL(LKS_ERR_IO, "%s: write: %s, and a torn line stays", lines->path, reason);
-    }
-    lks_text_release(&line);
-    return status;
+    bool written = lines_flush(lines);
+    if (!written && !waited)
+        lks_log_warn("%s: write: %s; training goes on, and its lines wait in memory: free space or "
+                     "mend the directory",
+                     lines->path, strerror(errno));
+    if (written && waited)
+        lks_log_warn("%s: can be written again; no line is missing", lines->path);
+    if (lines->waiting.length > REPORT_WAITING_BYTES)
+        return LKS_FAIL(LKS_ERR_IO, "%s: write: %s; %zu bytes wait to be written, and no more can",
+                        lines->path, strerror(errno), lines->waiting.length);
+    return LKS_OK;
 }

@@ -12,6 +12,7 @@ struct lks_exchange {
     uint32_t first_block, end_block;
     size_t *bytes; /* [world size] of each rank's part */
     double *mine, *all;
+    lks_ledger_hash *ids; /* [lanes] */
 };
 
 enum {
@@ -37,6 +38,7 @@ static lks_status exchange_allocate(lks_exchange *x)
         x->bytes[rank] = part_numbers(x, rank) * sizeof(double);
         total += part_numbers(x, rank);
     }
+    LKS_TRY(LKS_NEW_ARRAY(&x->ids, (size_t)x->lanes));
     LKS_TRY(LKS_NEW_ARRAY(&x->mine, part_numbers(x, lks_comm_rank(x->comm))));
     return LKS_NEW_ARRAY(&x->all, total);
 }
@@ -65,6 +67,7 @@ void lks_exchange_close(lks_exchange *exchange)
     if (!exchange)
         return;
     lks_memory_free(exchange->bytes);
+    lks_memory_free(exchange->ids);
     lks_memory_free(exchange->mine);
     lks_memory_free(exchange->all);
     lks_memory_free(exchange);
@@ -83,6 +86,8 @@ void lks_exchange_set_block(lks_exchange *exchange, uint32_t block, double squar
 
 static void add_votes(lks_totals *totals, const lks_votes *votes)
 {
+    if (votes->notice != 0 && (!totals->notice || votes->notice < totals->notice_seconds))
+        totals->notice_seconds = votes->notice;
     totals->notice |= votes->notice != 0;
     totals->no_data |= votes->no_data != 0;
 }
@@ -117,10 +122,17 @@ lks_status lks_exchange_run(lks_exchange *exchange, const lks_votes *votes, lks_
         part += VOTES;
         int first_lane, end_lane;
         lks_lanes_of(exchange->lanes, rank, world_size, &first_lane, &end_lane);
-        for (; lane < end_lane; ++lane, part += STATS)
+        for (; lane < end_lane; ++lane, part += STATS) {
             add_lane(out, (const lks_lane_stats *)part, lane);
+            exchange->ids[lane] = ((const lks_lane_stats *)part)->ids;
+        }
         while (part < end)
             add_block(out, *part++, block++);
     }
     return LKS_OK;
+}
+
+const lks_ledger_hash *lks_exchange_ids(const lks_exchange *exchange)
+{
+    return exchange->ids;
 }

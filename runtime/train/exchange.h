@@ -8,13 +8,15 @@
 
 #include "collectives/comm.h"
 #include "runtime/base/layout.h"
+#include "runtime/train/ledger.h"
 
 typedef struct lks_lane_stats {
     double loss_sum, targets, correct;
+    lks_ledger_hash ids; /* of the samples */
 } lks_lane_stats;
 
 typedef struct lks_votes {
-    double notice;  /* this rank was told to stop */
+    double notice;  /* 0: none; else the seconds left, INFINITY: not known */
     double no_data; /* its loader failed: its lanes are to be ignored */
 } lks_votes;
 
@@ -22,6 +24,7 @@ typedef struct lks_totals {
     double loss_sum, targets, correct; /* over the global batch */
     double square_sum;                 /* of the summed gradient */
     bool notice, no_data;              /* some rank voted so */
+    double notice_seconds;             /* the least that is left, INFINITY: not known */
     int bad_lane;                      /* first whose loss is not finite; -1: none */
     int64_t bad_block;                 /* first whose norm is not finite; -1: none */
 } lks_totals;
@@ -38,5 +41,7 @@ void lks_exchange_set_block(lks_exchange *exchange, uint32_t block, double squar
 /* (collective) */
 lks_status lks_exchange_run(lks_exchange *exchange, const lks_votes *votes,
                             lks_totals *out) LKS_MUST_CHECK;
+/* The ids' hashes of all lanes, of the last exchange. */
+const lks_ledger_hash *lks_exchange_ids(const lks_exchange *exchange);
 
 #endif

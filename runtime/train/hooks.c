@@ -14,6 +14,21 @@ typedef struct hook_context {
     double checkpoint_stall_seconds;
 } hook_context;
 
+/* A newer start may own the run directory by now: then nothing more is written to it. */
+static lks_status fence_hook(hook_context *c)
+{
+    return c->job->report ? lks_run_directory_guard(&c->job->run) : LKS_OK;
+}
+
+static lks_status chain_hook(hook_context *c)
+{
+    lks_job *job = c->job;
+    if (!job->ledger.known)
+        return LKS_OK;
+    return lks_ledger_advance(&job->ledger, c->step->step, lks_exchange_ids(job->exchange),
+                              job->geometry.lanes);
+}
+
 static bool is_due(uint64_t step, int64_t every)
 {
     return every > 0 && step % (uint64_t)every == 0;
@@ -40,6 +55,7 @@ static lks_status validation_hook(hook_context *c)
 static lks_status save(hook_context *c)
 {
     lks_job *job = c->job;
+    char chain[65];
     lks_text yaml = {0};
     lks_config_print_yaml(job->request->config, false, &yaml);
     json_t *config = lks_config_to_json(job->request->config);
@@ -54,9 +70,11 @@ static lks_status save(hook_context *c)
         .position = c->step->step * (uint64_t)job->geometry.global_batch,
         .seed = (uint64_t)job->experiment.settings.train.seed,
         .validation_loss = c->validation_loss,
+        .ledger = job->ledger.known ? lks_ledger_hex(&job->ledger, chain) : NULL,
+        .epoch = job->run.epoch,
     };
-    bool may_skip = !c->last && !c->leaving &&
-                    job->experiment.settings.checkpoint.busy == LKS_BUSY_SKIP;
+    bool may_skip =
+        !c->last && !c->leaving && job->experiment.settings.checkpoint.busy == LKS_BUSY_SKIP;
     lks_status status = lks_checkpoints_save(job->checkpoints, job->arrays, &info, may_skip,
                                              &c->checkpoint_stall_seconds);
     json_decref(config);
@@ -64,13 +82,53 @@ static lks_status save(hook_context *c)
     return status;
 }
 
+/* Rank 0: what a notice leaves time for, from what the saves of this start have taken. */
+static void announce_save(const hook_context *c)
+{
+    lks_checkpoints_stats stats = lks_checkpoints_get_stats(c->job->checkpoints);
+    unsigned long long step = c->step->step;
+    double left = c->step->notice_seconds, needed = stats.last_write_seconds;
+    char size[32], rate[32], measured[128] = "how long that takes is not measured yet";
+    if (stats.saved > 0)
+        snprintf(measured, sizeof measured, "%s at %s/s take %.1f s",
+                 lks_text_bytes(size, sizeof size, stats.last_bytes),
+                 lks_text_bytes(rate, sizeof rate, (uint64_t)((double)stats.last_bytes / needed)),
+                 needed);
+    if (!isfinite(left))
+        lks_log_root("a notice to stop: saving step %llu; %s", step, measured);
+    else if (stats.saved == 0 || needed <= left)
+        lks_log_root("a notice to stop, %.0f s are left: saving step %llu; %s", left, step,
+                     measured);
+    else
+        lks_log_warn("a notice to stop, %.1f s are left, and saving step %llu will not end in "
+                     "time: %s; the checkpoint of step %llu is what stays: lower "
+                     "checkpoint.every_steps, or write to a faster disk",
+                     left, step, measured, (unsigned long long)stats.last_step);
+}
+
 static lks_status checkpoint_hook(hook_context *c)
 {
     lks_job *job = c->job;
     bool due = is_due(c->step->step, job->experiment.settings.checkpoint.every_steps);
+    if (c->leaving && job->report)
+        announce_save(c);
     if (c->last || c->leaving || due)
         LKS_TRY(save(c));
     return lks_checkpoints_progress(job->checkpoints);
+}
+
+static lks_status memory_hook(hook_context *c)
+{
+    lks_job *job = c->job;
+    char chain[65] = "";
+    double seconds = 0;
+    bool due = is_due(c->step->step, job->experiment.settings.checkpoint.memory_every_steps);
+    if (job->ledger.known)
+        lks_ledger_hex(&job->ledger, chain);
+    if (due && !c->last && !c->leaving)
+        LKS_TRY(lks_memory_copies_take(job->memory, job->arrays, c->step->step, chain, &seconds));
+    c->checkpoint_stall_seconds += seconds;
+    return lks_memory_copies_progress(job->memory, c->step->step);
 }
 
 static lks_status metrics_hook(hook_context *c)
@@ -104,26 +162,28 @@ static lks_status metrics_hook(hook_context *c)
     return lks_report_step(job->report, &metrics, write);
 }
 
+/* `samples`: [global batch], NULL: the chain alone. */
 static lks_status ledger_write(lks_job *job, uint64_t step, const uint64_t *samples)
 {
+    char chain[65];
     lks_text line = {0};
-    lks_text_append(&line, "{\"step\": %llu, \"samples\": [", (unsigned long long)step);
-    for (int64_t i = 0; i < job->geometry.global_batch; ++i)
-        lks_text_append(&line, "%s%llu", i ? ", " : "", (unsigned long long)samples[i]);
-    lks_text_append(&line, "]}");
+    lks_text_append(&line, "{\"step\": %llu, \"chain\": \"%s\"", (unsigned long long)step,
+                    lks_ledger_hex(&job->ledger, chain));
+    for (int64_t i = 0; samples && i < job->geometry.global_batch; ++i)
+        lks_text_append(&line, "%s%llu", i ? ", " : ", \"samples\": [",
+                        (unsigned long long)samples[i]);
+    lks_text_append(&line, samples ? "]}" : "}");
     lks_status status = line.failed ? LKS_FAIL(LKS_ERR_INTERNAL, "no memory for the ledger's line")
                                     : lks_report_line(job->report, "ledger", line.data);
     lks_text_release(&line);
     return status;
 }
 
-/* The sample ids of the step, as the loader delivered them, in lane order. */
-static lks_status ledger_hook(hook_context *c)
+/* (collective) The line with the sample ids of the step, as the loader delivered them, in lane order. */
+static lks_status ledger_write_ids(hook_context *c)
 {
     lks_job *job = c->job;
     const lks_geometry *geometry = &job->geometry;
-    if (!job->sample_ids)
-        return LKS_OK;
     int world_size = lks_comm_size(job->comm);
     uint64_t *all = malloc((size_t)geometry->global_batch * sizeof *all);
     size_t *bytes = malloc((size_t)world_size * sizeof *bytes);
@@ -145,8 +205,20 @@ static lks_status ledger_hook(hook_context *c)
     return status;
 }
 
-static lks_status (*const hooks[])(hook_context *) = {validation_hook, checkpoint_hook,
-                                                      metrics_hook, ledger_hook};
+static lks_status ledger_hook(hook_context *c)
+{
+    lks_job *job = c->job;
+    int lines = job->experiment.settings.report.ledger;
+    if (!job->ledger.known || lines == LKS_LEDGER_NONE)
+        return LKS_OK;
+    if (lines == LKS_LEDGER_IDS)
+        return ledger_write_ids(c);
+    return job->report ? ledger_write(job, c->step->step, NULL) : LKS_OK;
+}
+
+static lks_status (*const hooks[])(hook_context *) = {fence_hook,      chain_hook,  validation_hook,
+                                                      checkpoint_hook, memory_hook, metrics_hook,
+                                                      ledger_hook};
 
 /* A notice is obeyed only when the state is on disk. */
 static lks_status leave(lks_job *job, bool *stop)
@@ -163,7 +235,7 @@ static lks_status leave(lks_job *job, bool *stop)
     lks_log_root("stopped by a notice after step %llu; the checkpoint is saved",
                  (unsigned long long)job->step);
     *stop = true;
-    return LKS_OK;
+    return lks_memory_copies_discard(job->memory);
 }
 
 lks_status lks_hooks_run(lks_job *job, const lks_step_result *step, bool *stop)
@@ -179,6 +251,18 @@ lks_status lks_hooks_run(lks_job *job, const lks_step_result *step, bool *stop)
     return context.leaving ? leave(job, stop) : LKS_OK;
 }
 
+static void log_memory(const lks_job *job)
+{
+    lks_memory_stats stats = lks_memory_copies_get_stats(job->memory);
+    char size[32];
+    if (stats.whole + stats.failed + stats.skipped > 0)
+        lks_log_root("node memory: %llu copies, %llu skipped, %llu failed; %s for this rank, the "
+                     "last took it %.4f s",
+                     (unsigned long long)stats.whole, (unsigned long long)stats.skipped,
+                     (unsigned long long)stats.failed,
+                     lks_text_bytes(size, sizeof size, stats.bytes), stats.copy_seconds);
+}
+
 lks_status lks_hooks_finish(lks_job *job)
 {
     bool saved;
@@ -190,5 +274,7 @@ lks_status lks_hooks_finish(lks_job *job)
                           "all %llu steps are done, but the last checkpoint could not be saved: "
                           "free space or mend the directory, then run again",
                           (unsigned long long)job->steps);
-    return lks_comm_agree(job->comm, status);
+    LKS_TRY(lks_comm_agree(job->comm, status));
+    log_memory(job);
+    return lks_memory_copies_discard(job->memory);
 }

@@ -2,6 +2,9 @@
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
 
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Open order is the order of need; each phase that can fail on one rank alone
@@ -74,6 +77,9 @@ static lks_run_identity job_identity(const lks_job *job)
                               .data = job->data,
                               .fingerprint = job->fingerprint,
                               .arithmetic = lks_device_arithmetic(job->device),
+                              .host = lks_comm_host(job->comm, 0),
+                              .order = &job->order,
+                              .global_batch = job->geometry.global_batch,
                               .lanes = job->geometry.lanes,
                               .world_size = lks_comm_size(job->comm)};
 }
@@ -82,7 +88,8 @@ static lks_status claim_on_root(void *user)
 {
     lks_job *job = user;
     lks_run_identity identity = job_identity(job);
-    LKS_TRY(lks_run_directory_open(&job->run, job->request->run_directory, job->request->resume));
+    LKS_TRY(lks_run_directory_open(&job->run, job->request->run_directory, job->request->resume,
+                                   job->request->take_over));
     return lks_run_directory_check(&job->run, &identity, job->request->resume);
 }
 
@@ -135,9 +142,12 @@ static lks_status open_states(lks_job *job)
     LKS_TRY(lks_exchange_open(&job->exchange, job->comm, job->layout, job->geometry.lanes));
     int64_t own_samples = (int64_t)(job->geometry.end_lane - job->geometry.first_lane) *
                           job->geometry.micro_batches * job->geometry.micro_batch;
-    if (job->experiment.settings.report.ledger)
-        LKS_TRY(LKS_NEW_ARRAY(&job->sample_ids, (size_t)own_samples));
-    return LKS_OK;
+    return LKS_NEW_ARRAY(&job->sample_ids, (size_t)own_samples);
+}
+
+static lks_status may_commit(const void *user)
+{
+    return lks_run_directory_guard(user);
 }
 
 static lks_status open_checkpoints(lks_job *job)
@@ -152,8 +162,46 @@ static lks_status open_checkpoints(lks_job *job)
                                  .end_block = job->end_block,
                                  .keep = (int)settings->checkpoint.keep,
                                  .keep_best = settings->checkpoint.keep_best,
+                                 .may_commit = may_commit,
+                                 .user = &job->run,
                                  .comm = job->comm};
     return lks_checkpoints_open(&job->checkpoints, &spec);
+}
+
+/* What only rank 0 knows of the run. */
+typedef struct run_place {
+    char id[LKS_RUN_ID_SIZE], path[PATH_MAX];
+} run_place;
+
+static lks_status place_on_root(void *user)
+{
+    lks_job *job = ((void **)user)[0];
+    run_place *place = ((void **)user)[1];
+    memcpy(place->id, job->run.id, sizeof place->id);
+    if (realpath(job->request->run_directory, place->path))
+        return LKS_OK;
+    return LKS_FAIL(LKS_ERR_IO, "%s: %s", job->request->run_directory, strerror(errno));
+}
+
+static lks_status open_memory(lks_job *job)
+{
+    run_place place = {.id = ""};
+    LKS_TRY(lks_comm_on_root(job->comm, place_on_root, (void *[]){job, &place}));
+    LKS_TRY(lks_comm_broadcast(job->comm, 0, &place, sizeof place));
+    lks_memory_spec spec = {.directory = job->experiment.settings.checkpoint.memory_directory,
+                            .run_directory = place.path,
+                            .run_id = place.id,
+                            .model_fingerprint = job->fingerprint,
+                            .dataset_digest = lks_dataset_digest(job->data),
+                            .arithmetic = lks_device_arithmetic(job->device),
+                            .seed = (uint64_t)job->experiment.settings.train.seed,
+                            .layout = job->layout,
+                            .arrays = job->arrays,
+                            .array_count = 1 + lks_optimizer_state_count(job->experiment.optimizer),
+                            .first_block = job->first_block,
+                            .end_block = job->end_block,
+                            .comm = job->comm};
+    return lks_memory_copies_open(&job->memory, &spec);
 }
 
 static lks_status open_loader(lks_job *job)
@@ -195,6 +243,7 @@ static lks_status job_open(lks_job *job)
 {
     lks_comm *comm = job->comm;
     LKS_TRY(lks_comm_agree(comm, open_experiment(job)));
+    LKS_TRY(lks_comm_agree(comm, lks_job_watch(job)));
     LKS_TRY(lks_comm_agree(comm, open_model(job)));
     LKS_TRY(check_probe(job));
     LKS_TRY(lks_comm_agree(comm, open_validation(job)));
@@ -202,6 +251,7 @@ static lks_status job_open(lks_job *job)
     LKS_TRY(lks_comm_on_root(comm, claim_on_root, job));
     LKS_TRY(lks_comm_agree(comm, open_states(job)));
     LKS_TRY(open_checkpoints(job));
+    LKS_TRY(open_memory(job));
     LKS_TRY(lks_job_start(job));
     LKS_TRY(lks_comm_on_root(comm, record_on_root, job));
     if (job->step < job->steps)
@@ -223,6 +273,7 @@ void lks_job_close(lks_job *job)
     int states =
         job->experiment.optimizer ? lks_optimizer_state_count(job->experiment.optimizer) : 0;
     lks_loader_close(job->loader);
+    lks_memory_copies_close(job->memory);
     lks_checkpoints_close(job->checkpoints);
     lks_evaluator_close(job->validation);
     lks_exchange_close(job->exchange);
@@ -243,13 +294,13 @@ void lks_job_close(lks_job *job)
 
 /* What a rank needs, by use; in bytes. */
 typedef struct memory_need {
-    uint64_t optimizer, activations, validation, staging, loader, links;
+    uint64_t optimizer, activations, validation, staging, copies, loader, links;
 } memory_need;
 
 static uint64_t need_total(const memory_need *need)
 {
-    return need->optimizer + need->activations + need->validation + need->staging + need->loader +
-           need->links;
+    return need->optimizer + need->activations + need->validation + need->staging + need->copies +
+           need->loader + need->links;
 }
 
 static memory_need rank_need(const lks_job *job, const lks_reducer_stats *reducer)
@@ -262,6 +313,7 @@ static memory_need rank_need(const lks_job *job, const lks_reducer_stats *reduce
             executor.activations_bytes + executor.workspace_bytes + executor.constants_bytes,
         .validation = job->validation ? lks_evaluator_bytes(job->validation) : 0,
         .staging = lks_checkpoints_get_stats(job->checkpoints).staging_bytes,
+        .copies = lks_memory_copies_get_stats(job->memory).bytes,
         .loader = job->loader ? lks_loader_bytes(job->loader) : 0,
         .links = reducer->private_bytes,
     };
@@ -270,14 +322,15 @@ static memory_need rank_need(const lks_job *job, const lks_reducer_stats *reduce
 static void log_need(const lks_job *job, const lks_reducer_stats *reducer, const memory_need *need,
                      uint64_t node_bytes)
 {
-    char t[8][32];
+    char t[9][32];
     lks_log_root(
         "memory per rank: optimizer %s, activations %s, validation %s, checkpoint staging %s, "
-        "loader %s, gradients and parameters not shared %s",
+        "copies in node memory %s, loader %s, gradients and parameters not shared %s",
         lks_text_bytes(t[0], sizeof t[0], need->optimizer),
         lks_text_bytes(t[1], sizeof t[1], need->activations),
         lks_text_bytes(t[2], sizeof t[2], need->validation),
         lks_text_bytes(t[3], sizeof t[3], need->staging),
+        lks_text_bytes(t[8], sizeof t[8], need->copies),
         lks_text_bytes(t[4], sizeof t[4], need->loader),
         lks_text_bytes(t[5], sizeof t[5], need->links));
     lks_log_root("memory per node: %s for %d ranks, of which parameters and gradients shared %s",

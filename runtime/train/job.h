@@ -3,6 +3,7 @@
 #define LKS_TRAIN_JOB_H
 
 #include "checkpoints/checkpoint.h"
+#include "checkpoints/memory.h"
 #include "collectives/reducer.h"
 #include "runtime/datasets/loader.h"
 #include "runtime/report/report.h"
@@ -10,6 +11,7 @@
 #include "runtime/train/exchange.h"
 #include "runtime/train/experiment.h"
 #include "runtime/train/geometry.h"
+#include "runtime/train/ledger.h"
 #include "runtime/train/replica.h"
 #include "runtime/train/run_directory.h"
 #include "runtime/train/train.h"
@@ -24,7 +26,9 @@ typedef struct lks_job {
     lks_dataset *data;
     lks_order order;
     lks_loader *loader;
-    uint64_t *sample_ids; /* [lanes * lane's samples] of this rank's last step; NULL: no ledger */
+    uint64_t *sample_ids; /* [lanes * lane's samples] of this rank's last step */
+    lks_ledger ledger;    /* of the last step */
+    bool watching;        /* this rank asks request->watch */
 
     lks_replica replica;
     const lks_layout *layout;
@@ -38,6 +42,7 @@ typedef struct lks_job {
 
     lks_run_directory run; /* rank 0 */
     lks_checkpoints *checkpoints;
+    lks_memory_copies *memory;
     lks_state_array *arrays;   /* [1 + state count] */
     lks_report *report;        /* rank 0, NULL elsewhere */
     lks_evaluator *validation; /* NULL: none */
@@ -55,6 +60,11 @@ void lks_job_close(lks_job *job); /* (collective) */
 
 /* Bytes that this rank and its node need, on rank 0's log. (collective) */
 lks_status lks_job_print_memory(lks_job *job) LKS_MUST_CHECK;
+
+/* notice.c, not collective: starts the watch where this rank is to ask it; what this rank votes,
+ * see lks_votes. */
+lks_status lks_job_watch(lks_job *job) LKS_MUST_CHECK;
+double lks_job_notice(const lks_job *job);
 
 /* start.c (collective): fills parameters and optimizer states, sets job->step. */
 lks_status lks_job_start(lks_job *job) LKS_MUST_CHECK;

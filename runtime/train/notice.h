@@ -22,7 +22,8 @@ typedef struct lks_preemption {
 } lks_preemption;
 
 typedef struct lks_notice_watch {
-    /* Called on one rank of each node before the first step; may start a thread. The settings outlive it. */
+    /* Called on one rank of each node before the first step; may start a thread. The settings are to be copied;
+     * their texts live as long as the configuration. */
     lks_status (*start)(void *user, const lks_preemption *preemption);
     /* Called there once a step, from the main thread; quick. 0: no notice; else the seconds that are
      * left, INFINITY when nobody knows. */

@@ -3,13 +3,10 @@
 #include "runtime/base/files.h"
 #include "runtime/base/json.h"
 #include "runtime/base/log.h"
+#include "runtime/train/run_owner.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 /* A directory with nothing in it but what an unfinished save or probe left. */
@@ -49,40 +46,12 @@ static lks_status refuse_foreign(const char *path)
     return status;
 }
 
-static lks_status run_lock(lks_run_directory *run)
-{
-    char *path = lks_files_join(run->path, "lock");
-    if (!path)
-        return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
-    lks_status status = LKS_OK;
-    run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (run->lock < 0)
-        status = LKS_FAIL(LKS_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
-    else if (flock(run->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-        status =
-            LKS_FAIL(LKS_ERR_USAGE,
-                     "%s: another job is running in this directory; wait for it, or name another "
-                     "with --run",
-                     run->path);
-    free(path);
-    return status;
-}
-
-static void run_new_id(lks_run_directory *run)
-{
-    uint64_t number = 0;
-    if (getrandom(&number, sizeof number, 0) != sizeof number)
-        number = lks_clock_ns() ^ (uint64_t)getpid() << 40;
-    for (int i = 0; i < LKS_RUN_ID_SIZE - 1; ++i, number >>= 4)
-        run->id[i] = "0123456789abcdef"[number & 15];
-}
-
 static lks_status run_load(lks_run_directory *run, const char *path)
 {
     const char *id;
     int64_t version;
     if (!lks_files_exists(path)) {
-        run_new_id(run);
+        lks_run_new_id(run->id);
         return refuse_foreign(run->path);
     }
     LKS_TRY(lks_json_load(path, &run->json));
@@ -94,6 +63,7 @@ static lks_status run_load(lks_run_directory *run, const char *path)
             (long long)version);
     LKS_TRY(lks_json_get_string(run->json, path, "run_id", &id));
     snprintf(run->id, sizeof run->id, "%s", id);
+    run->epoch = lks_run_owner_of(run->json).epoch;
     return LKS_OK;
 }
 
@@ -136,22 +106,24 @@ static lks_status clean_run(const lks_run_directory *run)
     return status;
 }
 
-static lks_status run_open(lks_run_directory *run, const char *json, lks_resume resume)
+static lks_status run_open(lks_run_directory *run, const char *json, lks_resume resume,
+                           bool take_over)
 {
     LKS_TRY(check_new(run->path, json, resume));
     LKS_TRY(lks_files_make_directories(run->path));
-    LKS_TRY(run_lock(run));
+    LKS_TRY(lks_run_lock(run->path, take_over, &run->lock));
     LKS_TRY(clean_run(run));
     return run_load(run, json);
 }
 
-lks_status lks_run_directory_open(lks_run_directory *run, const char *path, lks_resume resume)
+lks_status lks_run_directory_open(lks_run_directory *run, const char *path, lks_resume resume,
+                                  bool take_over)
 {
     *run = (lks_run_directory){.path = path, .lock = -1};
     char *json = lks_files_join(path, "run.json");
     if (!json)
         return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
-    lks_status status = run_open(run, json, resume);
+    lks_status status = run_open(run, json, resume, take_over);
     free(json);
     return status;
 }
@@ -162,6 +134,28 @@ void lks_run_directory_close(lks_run_directory *run)
     if (run->lock >= 0)
         close(run->lock);
     *run = (lks_run_directory){.lock = -1};
+}
+
+static json_t *order_json(const lks_order *order)
+{
+    return json_pack("{s:I, s:I, s:I, s:I}", "samples", (json_int_t)order->samples, "seed",
+                     (json_int_t)order->seed, "run_samples", (json_int_t)order->run_samples,
+                     "window_runs", (json_int_t)order->window_runs);
+}
+
+/* Sample k of the job must be the same one for ever. */
+static lks_status check_order(const lks_run_directory *run, const lks_order *order)
+{
+    const json_t *recorded = json_object_get(run->json, "order");
+    json_t *now = order_json(order);
+    bool same = !recorded || json_equal(recorded, now);
+    json_decref(now);
+    return same ? LKS_OK
+                : LKS_FAIL(LKS_ERR_USAGE,
+                           "%s: this lockstep reads the samples in another order than the job "
+                           "began with: use the version that it began with, or start a new job "
+                           "with --run",
+                           run->path);
 }
 
 static lks_status check_identity(const lks_run_directory *run, const lks_run_identity *identity)
@@ -188,7 +182,7 @@ static lks_status check_identity(const lks_run_directory *run, const lks_run_ide
                         "%s: the job trains another model: its parameters hash to %.12s, these to "
                         "%.12s: start a new job with --run",
                         run->path, fingerprint, identity->fingerprint);
-    return LKS_OK;
+    return check_order(run, identity->order);
 }
 
 lks_status lks_run_directory_check(const lks_run_directory *run, const lks_run_identity *identity,
@@ -245,25 +239,98 @@ static json_t *identity_json(const lks_run_directory *run, const lks_run_identit
                      "config", lks_config_to_json(identity->config), "starts");
 }
 
+static json_t *start_json(const lks_run_directory *run, const lks_run_identity *identity,
+                          uint64_t first_step)
+{
+    char now[32];
+    return json_pack("{s:I, s:I, s:i, s:s, s:s, s:s}", "step", (json_int_t)first_step, "epoch",
+                     (json_int_t)run->epoch, "world_size", identity->world_size, "host",
+                     identity->host, "arithmetic", identity->arithmetic, "time",
+                     lks_clock_wall(now, sizeof now));
+}
+
+/* run.json as this start leaves it. */
+static lks_status update_json(lks_run_directory *run, const lks_run_identity *identity,
+                              uint64_t first_step)
+{
+    if (!run->json)
+        run->json = identity_json(run, identity);
+    json_object_set_new(run->json, "config", lks_config_to_json(identity->config));
+    json_object_set_new(run->json, "order", order_json(identity->order));
+    json_object_set_new(run->json, "global_batch", json_integer(identity->global_batch));
+    json_object_set_new(run->json, "epoch", json_integer((json_int_t)run->epoch));
+    json_object_set_new(run->json, "owner",
+                        json_pack("{s:s, s:s}", "start", run->start, "host", identity->host));
+    if (json_array_append_new(json_object_get(run->json, "starts"),
+                              start_json(run, identity, first_step)))
+        return LKS_FAIL(LKS_ERR_CORRUPT,
+                        "%s/run.json: cannot record this start: no array \"starts\"", run->path);
+    return LKS_OK;
+}
+
+/* Nobody has written run.json since it was read, lock or no lock. */
+static lks_status check_epoch(const lks_run_directory *run, const char *path)
+{
+    struct stat info;
+    lks_run_owner owner;
+    if (!run->json && !lks_files_exists(path))
+        return LKS_OK;
+    LKS_TRY(lks_run_owner_read(path, &info, &owner));
+    lks_run_owner seen = lks_run_owner_of(run->json);
+    if (run->json && owner.epoch == seen.epoch && !strcmp(owner.start, seen.start))
+        return LKS_OK;
+    return lks_run_owner_fail(run->path, &owner);
+}
+
+static lks_status write_run_json(lks_run_directory *run, const lks_run_identity *identity,
+                                 uint64_t first_step, const char *path)
+{
+    lks_run_owner owner;
+    LKS_TRY(check_epoch(run, path));
+    ++run->epoch;
+    lks_run_new_id(run->start);
+    LKS_TRY(update_json(run, identity, first_step));
+    LKS_TRY(lks_json_save(path, run->json));
+    LKS_TRY(lks_run_owner_read(path, &run->written, &owner));
+    return strcmp(owner.start, run->start) ? lks_run_owner_fail(run->path, &owner) : LKS_OK;
+}
+
+static lks_status guard(const lks_run_directory *run, const char *path)
+{
+    struct stat now;
+    lks_run_owner owner;
+    LKS_TRY(lks_run_owner_read(path, &now, NULL));
+    if (now.st_dev == run->written.st_dev && now.st_ino == run->written.st_ino &&
+        now.st_size == run->written.st_size &&
+        !memcmp(&now.st_ctim, &run->written.st_ctim, sizeof now.st_ctim))
+        return LKS_OK;
+    LKS_TRY(lks_run_owner_read(path, &now, &owner));
+    return strcmp(owner.start, run->start) ? lks_run_owner_fail(run->path, &owner) : LKS_OK;
+}
+
+lks_status lks_run_directory_guard(const lks_run_directory *run)
+{
+    char *path = lks_files_join(run->path, "run.json");
+    if (!path)
+        return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
+    lks_status status = guard(run, path);
+    free(path);
+    return status;
+}
+
 lks_status lks_run_directory_record(lks_run_directory *run, const lks_run_identity *identity,
                                     uint64_t first_step)
 {
-    char now[32];
-    if (!run->json)
-        run->json = identity_json(run, identity);
-    else
-        json_object_set_new(run->json, "config", lks_config_to_json(identity->config));
-    json_t *start = json_pack("{s:I, s:i, s:s, s:s}", "step", (json_int_t)first_step, "world_size",
-                              identity->world_size, "arithmetic", identity->arithmetic, "time",
-                              lks_clock_wall(now, sizeof now));
-    if (!run->json || json_array_append_new(json_object_get(run->json, "starts"), start))
-        return LKS_FAIL(LKS_ERR_CORRUPT,
-                        "%s/run.json: cannot record this start: no array \"starts\"", run->path);
     lks_text yaml = {0};
     lks_config_print_yaml(identity->config, false, &yaml);
     lks_status status = write_text(run->path, "config.yaml", yaml.data, yaml.length);
     lks_text_release(&yaml);
     LKS_TRY(status);
     LKS_TRY(write_manifest(run->path, lks_dataset_manifest(identity->data)));
-    return write_json(run->path, "run.json", run->json);
+    char *path = lks_files_join(run->path, "run.json");
+    if (!path)
+        return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
+    status = write_run_json(run, identity, first_step, path);
+    free(path);
+    return status;
 }

@@ -42,6 +42,11 @@ static const lks_option train_options[] = {
 static const lks_option checkpoint_options[] = {
     {"every_steps", LKS_OPTION_INTEGER, AT(checkpoint.every_steps), "200", 0, 1e15, NULL,
      LKS_OPTION_FREE, "steps between checkpoints; 0: only at the end and on notice"},
+    {"memory_every_steps", LKS_OPTION_INTEGER, AT(checkpoint.memory_every_steps), "-1", -1, 1e15,
+     NULL, LKS_OPTION_FREE,
+     "steps between copies of the state in the nodes' memory; -1: as every_steps; 0: none"},
+    {"memory_directory", LKS_OPTION_TEXT, AT(checkpoint.memory_directory), "/dev/shm", 0, 0, NULL,
+     LKS_OPTION_FREE, "where a node's memory can hold files that outlive the ranks"},
     {"keep", LKS_OPTION_INTEGER, AT(checkpoint.keep), "3", 1, 1e6, NULL, LKS_OPTION_FREE,
      "newest checkpoints that stay"},
     {"keep_best", LKS_OPTION_BOOL, AT(checkpoint.keep_best), "true", 0, 0, NULL, LKS_OPTION_FREE,
@@ -59,11 +64,22 @@ static const lks_option collectives_options[] = {
     LKS_OPTIONS_END,
 };
 
+/* The last two are what earlier checkpoints say: no ids, and ids. */
+#define LEDGER_CHOICES "none|chain|ids|false|true"
+
+static int ledger_choice(int index)
+{
+    static const int meaning[] = {LKS_LEDGER_NONE, LKS_LEDGER_CHAIN, LKS_LEDGER_IDS,
+                                  LKS_LEDGER_NONE, LKS_LEDGER_IDS};
+    return meaning[index];
+}
+
 static const lks_option report_options[] = {
     {"every_steps", LKS_OPTION_INTEGER, AT(report.every_steps), "1", 1, 1e15, NULL, LKS_OPTION_FREE,
      "steps between lines of metrics.jsonl"},
-    {"ledger", LKS_OPTION_BOOL, AT(report.ledger), "false", 0, 0, NULL, LKS_OPTION_FREE,
-     "write the sample ids of every step to ledger.jsonl"},
+    {"ledger", LKS_OPTION_CHOICE, AT(report.ledger), "chain", 0, 0, LEDGER_CHOICES, LKS_OPTION_FREE,
+     "what ledger.jsonl has of every step: its hash chain, or the ids of its samples too (ids, "
+     "true); none, false: nothing"},
     LKS_OPTIONS_END,
 };
 
@@ -73,12 +89,30 @@ static const lks_option device_options[] = {
     LKS_OPTIONS_END,
 };
 
+static const lks_option preemption_options[] = {
+    {"file", LKS_OPTION_TEXT, AT(preemption.file), "", 0, 0, NULL, LKS_OPTION_FREE,
+     "a file whose existence tells to save and stop; empty: none"},
+    {"source", LKS_OPTION_CHOICE, AT(preemption.source), "none", 0, 0, "none|aws|gcp|azure",
+     LKS_OPTION_FREE, "the cloud whose metadata service tells of this machine's end"},
+    {"url", LKS_OPTION_TEXT, AT(preemption.url), "", 0, 0, NULL, LKS_OPTION_FREE,
+     "where that service answers; empty: where the cloud has it"},
+    {"poll_seconds", LKS_OPTION_NUMBER, AT(preemption.poll_seconds), "5", 0.05, 3600, NULL,
+     LKS_OPTION_FREE, "seconds between two questions to it"},
+    {"grace_seconds", LKS_OPTION_NUMBER, AT(preemption.grace_seconds), "0", 0, 1e6, NULL,
+     LKS_OPTION_FREE, "seconds from a notice to the end; 0: what the cloud promises"},
+    LKS_OPTIONS_END,
+};
+
 lks_status lks_settings_bind(lks_settings *settings, lks_config *config)
 {
     LKS_TRY(lks_config_bind(config, "data", data_options, settings));
     LKS_TRY(lks_config_bind(config, "train", train_options, settings));
     LKS_TRY(lks_config_bind(config, "checkpoint", checkpoint_options, settings));
+    if (settings->checkpoint.memory_every_steps < 0)
+        settings->checkpoint.memory_every_steps = settings->checkpoint.every_steps;
     LKS_TRY(lks_config_bind(config, "collectives", collectives_options, settings));
     LKS_TRY(lks_config_bind(config, "report", report_options, settings));
+    settings->report.ledger = ledger_choice(settings->report.ledger);
+    LKS_TRY(lks_config_bind(config, "preemption", preemption_options, settings));
     return lks_config_bind(config, "device", device_options, settings);
 }

@@ -3,9 +3,12 @@
 #define LKS_TRAIN_SETTINGS_H
 
 #include "runtime/base/config.h"
+#include "runtime/train/notice.h"
 
 /* checkpoint.busy */
 enum { LKS_BUSY_SKIP, LKS_BUSY_WAIT };
+/* report.ledger: no lines, a line with the chain, one with the sample ids too */
+enum { LKS_LEDGER_NONE, LKS_LEDGER_CHAIN, LKS_LEDGER_IDS };
 
 typedef struct lks_settings {
     struct {
@@ -20,6 +23,8 @@ typedef struct lks_settings {
     } train;
     struct {
         int64_t every_steps, keep;
+        int64_t memory_every_steps; /* resolved: 0: none */
+        const char *memory_directory;
         bool keep_best;
         int busy; /* LKS_BUSY_... */
     } checkpoint;
@@ -29,11 +34,12 @@ typedef struct lks_settings {
     } collectives;
     struct {
         int64_t every_steps;
-        bool ledger;
+        int ledger; /* LKS_LEDGER_... */
     } report;
     struct {
         const char *name;
     } device;
+    lks_preemption preemption;
 } lks_settings;
 
 lks_status lks_settings_bind(lks_settings *settings, lks_config *config) LKS_MUST_CHECK;

@@ -29,6 +29,15 @@ static void warn_of_other_arithmetic(const lks_job *job, const lks_checkpoint *c
             then, now);
 }
 
+static void resume_ledger(lks_job *job, const lks_checkpoint *checkpoint)
+{
+    const json_t *chain = json_object_get(lks_checkpoint_manifest(checkpoint), "ledger");
+    job->ledger = lks_ledger_resume(json_string_value(chain));
+    if (!job->ledger.known)
+        lks_log_root("warning: the checkpoint was made without a ledger: this job has none from "
+                     "here on");
+}
+
 static lks_status resume_from(lks_job *job, const char *path)
 {
     lks_checkpoint *checkpoint;
@@ -36,6 +45,7 @@ static lks_status resume_from(lks_job *job, const char *path)
     int arrays = 1 + lks_optimizer_state_count(job->experiment.optimizer);
     lks_status status = read_arrays(job, checkpoint, arrays);
     job->step = lks_checkpoint_step(checkpoint);
+    resume_ledger(job, checkpoint);
     warn_of_other_arithmetic(job, checkpoint);
     lks_checkpoint_close(checkpoint);
     return status;
@@ -83,9 +93,10 @@ static lks_status refuse_missing(const lks_job *job)
                     job->request->run_directory);
 }
 
-lks_status lks_job_start(lks_job *job)
+static lks_status start_from_disk(lks_job *job)
 {
     char *found;
+    job->ledger = lks_ledger_start();
     lks_find find = {
         .path = job->request->run_directory, .check = LKS_CHECK_ALL, .set_aside = true};
     LKS_TRY(lks_find_checkpoint(job->comm, &find, &found));
@@ -95,6 +106,54 @@ lks_status lks_job_start(lks_job *job)
     if (status == LKS_OK)
         status = found ? resume_from(job, found) : start_fresh(job);
     free(found);
-    LKS_TRY(lks_comm_agree(job->comm, status));
+    return lks_comm_agree(job->comm, status);
+}
+
+/* *resumed false: the copies could not be read, and nothing has changed but arrays. */
+static lks_status start_from_memory(lks_job *job, const lks_memory_found *found, bool *resumed)
+{
+    const char *now = lks_device_arithmetic(job->device);
+    lks_status status = lks_comm_agree(job->comm, lks_memory_copies_read(job->memory, job->arrays));
+    *resumed = status == LKS_OK;
+    if (status == LKS_ERR_PEER)
+        return status;
+    if (!*resumed && *lks_status_message())
+        lks_log_warn("the copies in node memory could not be read: %s", lks_status_message());
+    if (!*resumed)
+        return LKS_OK;
+    job->step = found->step;
+    job->ledger = lks_ledger_resume(*found->note ? found->note : NULL);
+    lks_log_root("resuming from node memory: step %llu, %d files on %d nodes",
+                 (unsigned long long)found->step, found->files, found->nodes);
+    if (strcmp(found->arithmetic, now))
+        lks_log_root("warning: the copies were made with \"%s\", this is \"%s\": the bits may "
+                     "differ from here on",
+                     found->arithmetic, now);
+    return LKS_OK;
+}
+
+/* Copies in node memory come first, unless the disk has a later step, by name; and once more when that one turned out
+ * to be damaged. */
+lks_status lks_job_start(lks_job *job)
+{
+    lks_memory_found found = lks_memory_copies_find(job->memory);
+    bool in_memory = false;
+    if (found.there && !found.disk_is_newer)
+        LKS_TRY(start_from_memory(job, &found, &in_memory));
+    if (!in_memory) {
+        lks_status status = start_from_disk(job);
+        if (status == LKS_ERR_CORRUPT && found.there)
+            lks_log_root("node memory holds step %llu: it is taken once the checkpoints that do "
+                         "not hold are moved away",
+                         (unsigned long long)found.step);
+        LKS_TRY(status);
+        if (found.there && found.disk_is_newer && found.step > job->step)
+            LKS_TRY(start_from_memory(job, &found, &in_memory));
+    }
+    LKS_TRY(lks_memory_copies_begin(job->memory, in_memory));
+    if (job->step >= job->steps && !in_memory)
+        LKS_TRY(lks_memory_copies_discard(job->memory));
+    else if (job->experiment.settings.checkpoint.memory_every_steps > 0)
+        LKS_TRY(lks_memory_copies_reserve(job->memory));
     return lks_reducer_gather(job->reducer);
 }

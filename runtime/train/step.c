@@ -43,11 +43,9 @@ static lks_status run_micro_batch(lks_job *job, int lane, int64_t index, float *
     sum->loss_sum += stats[0];
     sum->targets += stats[1];
     sum->correct += stats[2];
-    if (job->sample_ids) {
-        int64_t at = (lane - geometry->first_lane) * geometry->micro_batches + index;
-        memcpy(job->sample_ids + at * geometry->micro_batch, batch.samples,
-               (size_t)geometry->micro_batch * sizeof *batch.samples);
-    }
+    int64_t at = (lane - geometry->first_lane) * geometry->micro_batches + index;
+    memcpy(job->sample_ids + at * geometry->micro_batch, batch.samples,
+           (size_t)geometry->micro_batch * sizeof *batch.samples);
     return LKS_OK;
 }
 
@@ -60,6 +58,9 @@ static lks_status run_lane(lks_job *job, int lane, lks_status *data)
     *sum = (lks_lane_stats){0};
     for (int64_t index = 0; index < job->geometry.micro_batches && *data == LKS_OK; ++index)
         LKS_TRY(run_micro_batch(job, lane, index, gradients, sum, data));
+    int64_t samples = job->geometry.micro_batches * job->geometry.micro_batch;
+    const uint64_t *ids = job->sample_ids + (lane - job->geometry.first_lane) * samples;
+    LKS_TRY(lks_ledger_hash_ids(ids, (size_t)samples, &sum->ids));
     return lks_reducer_lane_done(job->reducer, lane);
 }
 
@@ -70,7 +71,7 @@ static lks_status exchange_totals(lks_job *job, lks_status data, lks_totals *tot
         lks_reducer_block(job->reducer, block, &square_sum);
         lks_exchange_set_block(job->exchange, block, square_sum);
     }
-    lks_votes votes = {.notice = *job->request->notice, .no_data = data != LKS_OK};
+    lks_votes votes = {.notice = lks_job_notice(job), .no_data = data != LKS_OK};
     return lks_exchange_run(job->exchange, &votes, totals);
 }
 
@@ -187,6 +188,7 @@ static lks_step_result step_result(const lks_job *job, const lks_totals *totals,
         .gradient_bytes = reducer.bytes_total,
         .gradient_bytes_early = reducer.bytes_early,
         .notice = totals->notice,
+        .notice_seconds = totals->notice_seconds,
     };
 }
 

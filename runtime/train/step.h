@@ -11,7 +11,8 @@ typedef struct lks_step_result {
     double lr, grad_norm;
     double seconds, loader_wait_seconds, reduce_wait_seconds;
     uint64_t gradient_bytes, gradient_bytes_early; /* of this rank, see report.h */
-    bool notice; /* some rank was told to stop: all ranks see it at the same step */
+    bool notice;           /* some rank was told to stop: all ranks see it at the same step */
+    double notice_seconds; /* then: the time left, INFINITY: not known */
 } lks_step_result;
 
 /* (collective) Step job->step, which it then counts. Numbers that are not finite are

@@ -8,6 +8,7 @@
 
 #include "collectives/comm.h"
 #include "runtime/base/config.h"
+#include "runtime/train/notice.h"
 
 #include <signal.h>
 #include <stdbool.h>
@@ -20,7 +21,9 @@ typedef struct lks_train_request {
     lks_config *config;        /* read, not yet bound */
     const char *run_directory; /* made when missing */
     lks_resume resume;
+    bool take_over; /* whoever holds the run directory is gone or cut off: fence it */
     const volatile sig_atomic_t *notice; /* set by a signal handler: save and stop */
+    const lks_notice_watch *watch;       /* other notices; NULL: none */
     bool profile;                        /* print where the time of rank 0's steps went */
 } lks_train_request;
 
