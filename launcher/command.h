@@ -23,7 +23,7 @@ typedef struct lks_command {
 
 extern const lks_command lks_command_train, lks_command_prepare, lks_command_dataset,
     lks_command_checkpoint, lks_command_evaluate, lks_command_generate, lks_command_predict,
-    lks_command_config;
+    lks_command_config, lks_command_launch, lks_command_ledger;
 
 /* True when argv asks for help; prints usage and flags on rank 0. */
 bool lks_command_help(const lks_command_context *context, const lks_command *command,

@@ -1,6 +1,7 @@
 #include "checkpoints/checkpoint.h"
 #include "launcher/command.h"
 #include "runtime/base/files.h"
+#include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
 #include <math.h>
@@ -10,6 +11,7 @@
 typedef struct checkpoint_arguments {
     bool json, best;
     lks_texts rest; /* paths, without the verb */
+    json_t *facts;  /* with --json: what list, show, verify and digest found */
 } checkpoint_arguments;
 
 static lks_status append_json(lks_text *out, json_t *json, size_t flags)
@@ -22,14 +24,27 @@ static lks_status append_json(lks_text *out, json_t *json, size_t flags)
     return LKS_OK;
 }
 
+static lks_status none_there(const char *path)
+{
+    return LKS_FAIL(LKS_ERR_USAGE, "%s %s: give a run directory or a checkpoint", path,
+                    lks_files_exists(path) ? "holds no checkpoint" : "does not exist");
+}
+
+static bool holds_checkpoints(const char *path)
+{
+    char *below = lks_files_join(path, "checkpoints");
+    bool holds = below && lks_files_is_directory(below);
+    free(below);
+    return holds;
+}
+
 /* A checkpoint, or a run directory's newest (or best) valid one. */
 static lks_status find_one(const checkpoint_arguments *a, const char *path, lks_checkpoint **out)
 {
     LKS_TRY(lks_checkpoint_find(out, path, LKS_CHECK_MANIFEST, false, a->best));
     if (*out)
         return LKS_OK;
-    return LKS_FAIL(LKS_ERR_USAGE, "%s %s: give a run directory or a checkpoint", path,
-                    lks_files_exists(path) ? "holds no checkpoint" : "does not exist");
+    return none_there(path);
 }
 
 static json_t *entry_json(const lks_checkpoint_entry *entry)
@@ -57,21 +72,22 @@ static void append_entry(lks_text *out, const lks_checkpoint_entry *entry)
                                      : "not valid");
 }
 
+/* A run directory may hold none as yet. */
 static lks_status verb_list(const checkpoint_arguments *a, const char *path, lks_text *out)
 {
     lks_checkpoint_entry *entries;
     size_t count;
     LKS_TRY(lks_checkpoint_list(path, &entries, &count));
-    json_t *array = json_array();
     for (size_t i = 0; i < count; ++i) {
-        json_array_append_new(array, entry_json(&entries[i]));
-        if (!a->json)
+        if (a->json)
+            json_array_append_new(a->facts, entry_json(&entries[i]));
+        else
             append_entry(out, &entries[i]);
     }
-    lks_status status = a->json ? append_json(out, array, JSON_INDENT(2)) : LKS_OK;
-    json_decref(array);
     lks_checkpoint_list_free(entries, count);
-    return status;
+    if (count || holds_checkpoints(path))
+        return LKS_OK;
+    return none_there(path);
 }
 
 static void append_tensors(lks_text *out, const lks_layout *layout)
@@ -90,9 +106,8 @@ static lks_status verb_show(const checkpoint_arguments *a, const char *path, lks
     lks_checkpoint *checkpoint;
     LKS_TRY(find_one(a, path, &checkpoint));
     const json_t *manifest = lks_checkpoint_manifest(checkpoint);
-    lks_status status = LKS_OK;
     if (a->json) {
-        status = append_json(out, (json_t *)manifest, JSON_INDENT(2));
+        json_array_append(a->facts, (json_t *)manifest);
     } else {
         static const char *const keys[] = {"run_id", "arithmetic", "model_fingerprint",
                                            "dataset_digest", "root"};
@@ -106,7 +121,7 @@ static lks_status verb_show(const checkpoint_arguments *a, const char *path, lks
         append_tensors(out, lks_checkpoint_layout(checkpoint));
     }
     lks_checkpoint_close(checkpoint);
-    return status;
+    return LKS_OK;
 }
 
 static lks_status verify_one(const checkpoint_arguments *a, const char *path, lks_text *out,
@@ -115,14 +130,13 @@ static lks_status verify_one(const checkpoint_arguments *a, const char *path, lk
     json_t *report;
     LKS_TRY(lks_checkpoint_check_report(path, &report));
     *valid &= json_is_true(json_object_get(report, "valid"));
-    lks_status status = LKS_OK;
     if (a->json)
-        status = append_json(out, report, 0);
+        json_array_append(a->facts, report);
     else
         lks_text_append(out, "%s: %s\n", path,
                         json_string_value(json_object_get(report, "message")));
     json_decref(report);
-    return status;
+    return LKS_OK;
 }
 
 /* A run directory stands for all its checkpoints. */
@@ -151,7 +165,8 @@ static lks_status verb_digest(const checkpoint_arguments *a, const char *path, l
     lks_checkpoint_close(checkpoint);
     LKS_TRY(status);
     if (a->json)
-        lks_text_append(out, "{\"digest\": \"%s\", \"step\": %llu}\n", hex, step);
+        json_array_append_new(a->facts,
+                              json_pack("{s:s, s:I}", "digest", hex, "step", (json_int_t)step));
     else
         lks_text_append(out, "%s  step %llu\n", hex, step);
     return LKS_OK;
@@ -197,25 +212,48 @@ static lks_status verb_diff(const checkpoint_arguments *a, lks_text *out)
 static const struct verb {
     const char *name;
     lks_status (*run)(const checkpoint_arguments *a, const char *path, lks_text *out);
-} verbs[] = {
-    {"list", verb_list}, {"show", verb_show}, {"verify", verb_verify}, {"digest", verb_digest}};
+    bool many; /* of one path, too: its JSON is always an array */
+} verbs[] = {{"list", verb_list, true},
+             {"show", verb_show, false},
+             {"verify", verb_verify, true},
+             {"digest", verb_digest, false}};
 
-static lks_status run_verb(const checkpoint_arguments *a, const char *verb, lks_text *out)
+/* Each failure has its line. */
+static lks_status each_path(const checkpoint_arguments *a, const struct verb *verb, lks_text *out)
+{
+    lks_status worst = LKS_OK;
+    for (size_t i = 0; i < a->rest.count; ++i) {
+        lks_status status = verb->run(a, a->rest.items[i], out);
+        if (status == LKS_OK)
+            continue;
+        worst = status;
+        lks_log_failure(status);
+        lks_status_set_message("");
+    }
+    return worst;
+}
+
+static lks_status run_on_paths(checkpoint_arguments *a, const struct verb *verb, lks_text *out)
+{
+    if (!a->rest.count)
+        return LKS_FAIL(LKS_ERR_USAGE, "no path: lockstep checkpoint %s PATH...", verb->name);
+    a->facts = json_array();
+    lks_status status = each_path(a, verb, out), printed = LKS_OK;
+    bool array = verb->many ? status == LKS_OK || json_array_size(a->facts) : a->rest.count > 1;
+    json_t *facts = array ? a->facts : json_array_get(a->facts, 0);
+    if (a->json && facts)
+        printed = append_json(out, facts, JSON_INDENT(2));
+    json_decref(a->facts);
+    return status != LKS_OK ? status : printed;
+}
+
+static lks_status run_verb(checkpoint_arguments *a, const char *verb, lks_text *out)
 {
     if (!strcmp(verb, "diff"))
         return verb_diff(a, out);
-    for (size_t v = 0; v < sizeof verbs / sizeof verbs[0]; ++v) {
-        if (strcmp(verb, verbs[v].name))
-            continue;
-        if (!a->rest.count)
-            return LKS_FAIL(LKS_ERR_USAGE, "no path: lockstep checkpoint %s PATH...", verb);
-        lks_status worst = LKS_OK;
-        for (size_t i = 0; i < a->rest.count; ++i) {
-            lks_status status = verbs[v].run(a, a->rest.items[i], out);
-            worst = status != LKS_OK ? status : worst;
-        }
-        return worst;
-    }
+    for (size_t v = 0; v < sizeof verbs / sizeof verbs[0]; ++v)
+        if (!strcmp(verb, verbs[v].name))
+            return run_on_paths(a, &verbs[v], out);
     return LKS_FAIL(LKS_ERR_USAGE, "checkpoint \"%s\", want list, show, verify, diff or digest",
                     verb);
 }

@@ -1,4 +1,5 @@
 #include "launcher/command.h"
+#include "runtime/base/log.h"
 #include "runtime/base/text.h"
 #include "runtime/datasets/dataset.h"
 
@@ -8,6 +9,7 @@
 typedef struct dataset_arguments {
     bool json;
     lks_texts rest; /* verb, directories */
+    json_t *facts;  /* with --json: of each directory */
 } dataset_arguments;
 
 static void show_sizes(const lks_schema *schema, lks_text *out)
@@ -50,22 +52,15 @@ static lks_status show_text(lks_dataset *dataset, lks_text *out)
     return LKS_OK;
 }
 
-static lks_status show_json(lks_dataset *dataset, lks_text *out)
-{
-    char *dump =
-        json_dumps(lks_dataset_manifest(dataset), JSON_INDENT(2) | JSON_REAL_PRECISION(17));
-    if (!dump)
-        return LKS_FAIL(LKS_ERR_INTERNAL, "no memory for the manifest");
-    lks_text_append(out, "%s\n", dump);
-    free(dump);
-    return LKS_OK;
-}
-
 static lks_status dataset_show(const dataset_arguments *a, const char *directory, lks_text *out)
 {
     lks_dataset *dataset;
     LKS_TRY(lks_dataset_open(&dataset, directory, 1));
-    lks_status status = a->json ? show_json(dataset, out) : show_text(dataset, out);
+    lks_status status = LKS_OK;
+    if (a->json)
+        json_array_append(a->facts, (json_t *)lks_dataset_manifest(dataset));
+    else
+        status = show_text(dataset, out);
     lks_dataset_close(dataset);
     return status;
 }
@@ -88,16 +83,52 @@ static lks_status dataset_verify(const dataset_arguments *a, const char *directo
     verify_report report = {json_array(), a->json ? NULL : out};
     lks_status status = lks_dataset_verify(directory, collect_problem, &report);
     if (a->json) {
-        json_t *object = json_pack("{s:s, s:b, s:O}", "path", directory, "valid", status == LKS_OK,
-                                   "problems", report.problems);
-        char *dump = json_dumps(object, 0);
-        lks_text_append(out, "%s\n", dump ? dump : "{}");
-        free(dump);
-        json_decref(object);
+        json_array_append_new(a->facts, json_pack("{s:s, s:b, s:O}", "path", directory, "valid",
+                                                  status == LKS_OK, "problems", report.problems));
     } else if (status == LKS_OK) {
         lks_text_append(out, "%s: whole\n", directory);
     }
     json_decref(report.problems);
+    return status;
+}
+
+typedef lks_status (*dataset_verb)(const dataset_arguments *a, const char *directory,
+                                   lks_text *out);
+
+/* Each failure has its line, said at once. */
+static lks_status each_directory(const lks_command_context *context, const dataset_arguments *a,
+                                 dataset_verb verb)
+{
+    lks_status worst = LKS_OK, printed = LKS_OK;
+    for (size_t i = 1; i < a->rest.count && printed == LKS_OK; ++i) {
+        lks_text out = {0};
+        lks_status status = verb(a, a->rest.items[i], &out);
+        if (status != LKS_OK) {
+            worst = status;
+            lks_log_failure(status);
+            lks_status_set_message("");
+        }
+        if (out.length)
+            printed = lks_command_print(context, out.data, out.length);
+        lks_text_release(&out);
+    }
+    return printed != LKS_OK ? printed : worst;
+}
+
+/* An object for one directory, an array for several. */
+static lks_status print_facts(const lks_command_context *context, const dataset_arguments *a,
+                              size_t flags)
+{
+    const json_t *facts = a->rest.count > 2 ? a->facts : json_array_get(a->facts, 0);
+    if (!facts)
+        return LKS_OK;
+    char *dump = json_dumps(facts, flags | JSON_REAL_PRECISION(17));
+    lks_text out = {0};
+    lks_text_append(&out, "%s\n", dump ? dump : "");
+    free(dump);
+    lks_status status = dump ? lks_command_print(context, out.data, out.length)
+                             : LKS_FAIL(LKS_ERR_INTERNAL, "no memory for JSON");
+    lks_text_release(&out);
     return status;
 }
 
@@ -111,17 +142,11 @@ static lks_status dataset_on_root(lks_command_context *context, void *user)
                         verb);
     if (a->rest.count < 2)
         return LKS_FAIL(LKS_ERR_USAGE, "no directory: lockstep dataset %s DIR...", verb);
-    lks_status worst = LKS_OK;
-    for (size_t i = 1; i < a->rest.count; ++i) {
-        lks_text out = {0};
-        lks_status status = (show ? dataset_show : dataset_verify)(a, a->rest.items[i], &out);
-        if (status != LKS_OK)
-            worst = status;
-        if (out.length)
-            LKS_TRY(lks_command_print(context, out.data, out.length));
-        lks_text_release(&out);
-    }
-    return worst;
+    a->facts = json_array();
+    lks_status status = each_directory(context, a, show ? dataset_show : dataset_verify);
+    lks_status printed = a->json ? print_facts(context, a, show ? JSON_INDENT(2) : 0) : LKS_OK;
+    json_decref(a->facts);
+    return status != LKS_OK ? status : printed;
 }
 
 static lks_status command_dataset(lks_command_context *context, int argc, char **argv)

@@ -94,27 +94,51 @@ static lks_status verb_predict(lks_command_context *context, infer_arguments *a)
     return lks_predict(&request, a->rest.items[1], csv, &sampling, print_sink, context);
 }
 
-static lks_status infer(lks_command_context *context, const lks_command *command, infer_verb verb,
-                        int argc, char **argv)
+enum { FLAG_JSON = 1, FLAG_FORMAT = 2, FLAG_PROMPT = 4, FLAG_SAMPLING = 8 };
+
+#define MOST_FLAGS 10
+
+/* The flags that a verb has, of all that there are. */
+static void take_flags(infer_arguments *a, unsigned has, lks_flag flags[MOST_FLAGS])
+{
+    const struct {
+        unsigned group;
+        lks_flag flag;
+    } all[] = {
+        {0,
+         {"--set", LKS_FLAG_LIST, &a->settings, "key=value",
+          "overrides a setting, like data.validation=DIR"}},
+        {0,
+         {"--best", LKS_FLAG_SWITCH, &a->best, NULL,
+          "the checkpoint of the lowest validation loss, not the newest"}},
+        {FLAG_JSON, {"--json", LKS_FLAG_SWITCH, &a->json, NULL, "print JSON"}},
+        {FLAG_FORMAT, {"--format", LKS_FLAG_TEXT, &a->format, "json|csv", "JSON lines or CSV"}},
+        {FLAG_PROMPT, {"--prompt", LKS_FLAG_TEXT, &a->prompt, "TEXT", "what is to be continued"}},
+        {FLAG_SAMPLING,
+         {"--tokens", LKS_FLAG_INTEGER, &a->tokens, "N", "text: tokens to make; default 256"}},
+        {FLAG_SAMPLING,
+         {"--temperature", LKS_FLAG_NUMBER, &a->temperature, "T",
+          "text: 0 takes the likeliest token; default 0.8"}},
+        {FLAG_SAMPLING,
+         {"--top-k", LKS_FLAG_INTEGER, &a->top_k, "K",
+          "text: among the K likeliest; 0: all; default 40"}},
+        {FLAG_SAMPLING, {"--seed", LKS_FLAG_INTEGER, &a->seed, "N", "text: of the sampling"}},
+    };
+    size_t count = 0;
+    _Static_assert(sizeof all / sizeof all[0] < MOST_FLAGS, "room for all flags and their end");
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; ++i)
+        if (!all[i].group || (all[i].group & has))
+            flags[count++] = all[i].flag;
+    flags[count] = (lks_flag)LKS_FLAGS_END;
+}
+
+static lks_status infer(lks_command_context *context, const lks_command *command, unsigned has,
+                        infer_verb verb, int argc, char **argv)
 {
     infer_arguments a = {
         .prompt = "", .format = "json", .tokens = 256, .temperature = 0.8, .top_k = 40};
-    const lks_flag flags[] = {
-        {"--set", LKS_FLAG_LIST, &a.settings, "key=value",
-         "overrides a setting, like data.validation=DIR"},
-        {"--best", LKS_FLAG_SWITCH, &a.best, NULL,
-         "the checkpoint of the lowest validation loss, not the newest"},
-        {"--json", LKS_FLAG_SWITCH, &a.json, NULL, "evaluate: print JSON"},
-        {"--format", LKS_FLAG_TEXT, &a.format, "json|csv", "predict: JSON lines or CSV"},
-        {"--prompt", LKS_FLAG_TEXT, &a.prompt, "TEXT", "generate: what is to be continued"},
-        {"--tokens", LKS_FLAG_INTEGER, &a.tokens, "N", "text: tokens to make; default 256"},
-        {"--temperature", LKS_FLAG_NUMBER, &a.temperature, "T",
-         "text: 0 takes the likeliest token; default 0.8"},
-        {"--top-k", LKS_FLAG_INTEGER, &a.top_k, "K",
-         "text: among the K likeliest; 0: all; default 40"},
-        {"--seed", LKS_FLAG_INTEGER, &a.seed, "N", "text: of the sampling"},
-        LKS_FLAGS_END,
-    };
+    lks_flag flags[MOST_FLAGS];
+    take_flags(&a, has, flags);
     if (lks_command_help(context, command, flags, argc, argv))
         return LKS_OK;
     lks_status status =
@@ -128,17 +152,19 @@ static lks_status infer(lks_command_context *context, const lks_command *command
 
 static lks_status command_evaluate(lks_command_context *context, int argc, char **argv)
 {
-    return infer(context, &lks_command_evaluate, verb_evaluate, argc, argv);
+    return infer(context, &lks_command_evaluate, FLAG_JSON, verb_evaluate, argc, argv);
 }
 
 static lks_status command_generate(lks_command_context *context, int argc, char **argv)
 {
-    return infer(context, &lks_command_generate, verb_generate, argc, argv);
+    return infer(context, &lks_command_generate, FLAG_PROMPT | FLAG_SAMPLING, verb_generate, argc,
+                 argv);
 }
 
 static lks_status command_predict(lks_command_context *context, int argc, char **argv)
 {
-    return infer(context, &lks_command_predict, verb_predict, argc, argv);
+    return infer(context, &lks_command_predict, FLAG_FORMAT | FLAG_SAMPLING, verb_predict, argc,
+                 argv);
 }
 
 const lks_command lks_command_evaluate = {

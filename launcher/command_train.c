@@ -1,4 +1,5 @@
 #include "launcher/command.h"
+#include "launcher/notices.h"
 #include "runtime/base/config.h"
 #include "runtime/base/files.h"
 #include "runtime/base/text.h"
@@ -11,7 +12,7 @@ extern char **environ;
 
 typedef struct train_arguments {
     const char *run, *resume;
-    bool profile;
+    bool profile, take_over;
     lks_texts settings, rest;
 } train_arguments;
 
@@ -55,16 +56,21 @@ static lks_status train_run(lks_command_context *context, train_arguments *a, lk
 {
     lks_resume resume = LKS_RESUME_AUTO;
     lks_text run = {0};
+    lks_notices *notices = NULL;
     LKS_TRY(lks_comm_agree(context->comm, train_prepare(a, config, &resume)));
+    LKS_TRY(lks_comm_agree(context->comm, lks_notices_open(&notices)));
     if (!a->run)
         default_run(&run, a->rest.items[0]);
     lks_train_request request = {.comm = context->comm,
                                  .config = config,
                                  .run_directory = a->run ? a->run : run.data,
                                  .resume = resume,
+                                 .take_over = a->take_over,
                                  .notice = context->notice,
+                                 .watch = lks_notices_watch(notices),
                                  .profile = a->profile};
     lks_status status = lks_train(&request, &context->alone);
+    lks_notices_close(notices);
     lks_text_release(&run);
     return status;
 }
@@ -77,6 +83,8 @@ static lks_status command_train(lks_command_context *context, int argc, char **a
         {"--run", LKS_FLAG_TEXT, &a.run, "DIR", "run directory; default runs/<name of CONFIG>"},
         {"--resume", LKS_FLAG_TEXT, &a.resume, "auto|must|never",
          "go on from the run directory's newest valid checkpoint"},
+        {"--take-over", LKS_FLAG_SWITCH, &a.take_over, NULL,
+         "go on although another start holds the run directory: it is frozen or cut off"},
         {"--profile", LKS_FLAG_SWITCH, &a.profile, NULL, "print where the time of rank 0 went"},
         LKS_FLAGS_END,
     };

@@ -17,6 +17,7 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { STUCK_MAX = 2, TICK_MS = 50 };
@@ -291,6 +292,12 @@ static lks_status start(lks_supervisor *s)
     return lks_mpirun_start(&plan, s->usable, &s->mpirun, &s->output);
 }
 
+static int mpirun_status(const lks_supervisor *s)
+{
+    return WIFSIGNALED(s->wait_status) ? 128 + WTERMSIG(s->wait_status)
+                                       : WEXITSTATUS(s->wait_status);
+}
+
 /* Until mpirun is gone, on its own or because the ranks hang. */
 static void follow(lks_supervisor *s)
 {
@@ -304,6 +311,7 @@ static void follow(lks_supervisor *s)
     if (s->looking)
         lks_probe_stop(&s->probe);
     s->looking = false;
+    lks_log_verbose("launch: mpirun has ended, status %d", mpirun_status(s));
     clear_here(s);
 }
 
@@ -317,12 +325,6 @@ static bool is_loss(const lks_supervisor *s, int status)
         if (status == deliberate[i] && !WIFSIGNALED(s->wait_status))
             return false;
     return status != LKS_WARNED || s->report.lost;
-}
-
-static int mpirun_status(const lks_supervisor *s)
-{
-    return WIFSIGNALED(s->wait_status) ? 128 + WTERMSIG(s->wait_status)
-                                       : WEXITSTATUS(s->wait_status);
 }
 
 static void complete_cause(lks_supervisor *s, int status)

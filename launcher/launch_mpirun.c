@@ -109,8 +109,6 @@ static void add_settings(command_line *line, const lks_mpirun_plan *plan, const 
     add_mca(line, "oob_tcp_keepalive_time", "3");
     add_mca(line, "oob_tcp_keepalive_intvl", "1");
     add_mca(line, "oob_tcp_keepalive_probes", "3");
-    if (!is_set_by_user("orte_tmpdir_base"))
-        add_mca(line, "orte_local_tmpdir_base", plan->directory);
     if (!can_read_neighbours())
         add_mca(line, "btl_vader_single_copy_mechanism", "none");
     if (crowded) {
@@ -152,13 +150,15 @@ static lks_status write_hostfile(const lks_mpirun_plan *plan, const bool *usable
 /* --- The child ------------------------------------------------------------ */
 
 /* Own group: a Ctrl-C of the terminal is ours to translate. TERM when this process dies, so that
- * mpirun ends its ranks in order. */
+ * mpirun ends its ranks in order. Its files on this machine go where they are removed even when
+ * it is killed. */
 static void child(const lks_mpirun_plan *plan, char **words, int output, pid_t parent)
 {
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent || null < 0 || setenv(LKS_LAUNCH_MARK, plan->mark, 1))
+    if (getppid() != parent || null < 0 || setenv(LKS_LAUNCH_MARK, plan->mark, 1) ||
+        setenv("TMPDIR", plan->directory, 1))
         _exit(127);
     dup2(null, STDIN_FILENO);
     dup2(output, STDERR_FILENO);

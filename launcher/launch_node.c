@@ -158,12 +158,24 @@ static lks_status clear(const char *mark)
     return LKS_OK;
 }
 
+/* Stopped is who is so twice: a job that is being continued after a pause is not. */
+static void look(const char *mark, lks_text *answer)
+{
+    struct timespec pause = {.tv_nsec = 500000000};
+    each_process(mark, act_tell, answer);
+    if (!answer->length || !strstr(answer->data, " T\n"))
+        return;
+    nanosleep(&pause, NULL);
+    lks_text_clear(answer);
+    each_process(mark, act_tell, answer);
+}
+
 lks_status lks_node_obey(const char *order, lks_text *answer)
 {
     if (!strncmp(order, "clear:", 6) && order[6])
         return clear(order + 6);
     if (strncmp(order, "look:", 5) || !order[5])
         return LKS_FAIL(LKS_ERR_USAGE, "--on-host is \"%s\", want look:MARK or clear:MARK", order);
-    each_process(order + 5, act_tell, answer);
+    look(order + 5, answer);
     return LKS_OK;
 }

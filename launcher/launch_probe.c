@@ -183,7 +183,8 @@ static void one_poll(lks_probe *probe, size_t i)
     if (waitpid(one->pid, &status, WNOHANG) == one->pid) {
         one_read(one);
         host->answers = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-        host->frozen = host->answers ? frozen_rank(&one->text) : -1;
+        if (host->answers && !strncmp(probe->order, "look:", 5))
+            host->frozen = frozen_rank(&one->text);
     } else if (lks_clock_ns() > one->deadline_ns) {
         kill(-one->pid, SIGKILL);
         kill(one->pid, SIGKILL);

@@ -11,7 +11,6 @@
 static const double second_interrupt_seconds = 5;
 /* Ranks need this long to be ready for a notice; one that comes earlier would kill them. */
 static const double notice_ready_seconds = 2;
-static const double obey_seconds = 5;
 
 static void take_signal(lks_supervisor *s, int number)
 {
@@ -57,7 +56,7 @@ static void forward_notice(lks_supervisor *s)
 {
     if (!s->notice || s->notice_sent || !s->mpirun)
         return;
-    if (!s->longest_seconds && lks_clock_seconds_since(s->started_ns) < notice_ready_seconds)
+    if (!s->stepped && lks_clock_seconds_since(s->started_ns) < notice_ready_seconds)
         return;
     kill(s->mpirun, SIGUSR2);
     s->notice_sent = true;
@@ -87,14 +86,10 @@ bool lks_supervisor_reap(lks_supervisor *s)
     return true;
 }
 
+/* KILL: TERM would have mpirun continue the stopped ranks first. */
 void lks_supervisor_kill(lks_supervisor *s)
 {
-    uint64_t start = lks_clock_ns();
-    kill(s->mpirun, SIGTERM);
-    kill(s->mpirun, SIGCONT);
-    while (!lks_supervisor_reap(s)) {
-        lks_supervisor_wait(s, 50);
-        if (lks_clock_seconds_since(start) > obey_seconds)
-            kill(s->mpirun, SIGKILL);
-    }
+    kill(s->mpirun, SIGKILL);
+    while (!lks_supervisor_reap(s))
+        lks_supervisor_wait(s, 5);
 }

@@ -40,10 +40,11 @@ typedef struct lks_supervisor {
 
     /* the steps of this start, as the run directory shows them */
     uint64_t pulse, pulse_ns;
-    double longest_seconds; /* between two of them, of late; 0: none seen */
+    bool stepped;           /* one was seen */
+    double longest_seconds; /* between two of them, of late */
     uint64_t next_look_ns;
     bool looking;
-    int frozen_looks, silent_looks;
+    int stopped_looks, silent_looks; /* in a row: of mpirun, of a host */
 
     uint64_t fault_ns; /* the last step before the fault that is being mended; 0: none */
     int restarts, stuck;
@@ -55,7 +56,7 @@ typedef struct lks_supervisor {
 void lks_supervisor_wait(lks_supervisor *s, int milliseconds);
 /* True once mpirun has ended: wait_status is set and all it said was read. */
 bool lks_supervisor_reap(lks_supervisor *s);
-/* Ends mpirun, in order when it obeys. */
+/* Ends mpirun at once; its ranks on all hosts are cleared as after any loss. */
 void lks_supervisor_kill(lks_supervisor *s);
 
 /* Looks at the steps and, when they stop, at the ranks. True: they hang, and `cause` of the

@@ -26,9 +26,10 @@ void lks_watch_begin(lks_supervisor *s)
     s->pulse = lks_launch_job_pulse(&s->job);
     s->pulse_ns = lks_clock_ns();
     s->longest_seconds = 0;
+    s->stepped = false;
     s->next_look_ns = 0;
     s->looking = false;
-    s->frozen_looks = s->silent_looks = 0;
+    s->stopped_looks = s->silent_looks = 0;
 }
 
 static void stop_looking(lks_supervisor *s)
@@ -36,7 +37,7 @@ static void stop_looking(lks_supervisor *s)
     if (s->looking)
         lks_probe_stop(&s->probe);
     s->looking = false;
-    s->frozen_looks = s->silent_looks = 0;
+    s->stopped_looks = s->silent_looks = 0;
     s->next_look_ns = 0;
 }
 
@@ -61,10 +62,13 @@ static bool take_pulse(lks_supervisor *s)
     if (pulse == s->pulse)
         return false;
     double seconds = (double)(now - s->pulse_ns) * 1e-9;
+    if (!s->stepped) /* that was the time to start */
+        seconds = 0;
     if (seconds > s->longest_seconds)
         s->longest_seconds = seconds;
     else
         s->longest_seconds += 0.02 * (seconds - s->longest_seconds); /* forget slowly */
+    s->stepped = true;
     s->pulse = pulse;
     s->pulse_ns = now;
     tell_return(s);
@@ -75,10 +79,11 @@ static bool take_pulse(lks_supervisor *s)
 static void start_looking(lks_supervisor *s, double quiet)
 {
     char order[64];
-    double pause = s->frozen_looks ? look_pause_seconds : larger(look_pause_seconds, quiet);
+    double pause = s->stopped_looks ? look_pause_seconds : larger(look_pause_seconds, quiet);
     pause = pause < look_pause_longest ? pause : look_pause_longest;
     s->next_look_ns = lks_clock_ns() + (uint64_t)(pause * 1e9);
     snprintf(order, sizeof order, "look:%s", s->mark);
+    lks_log_verbose("launch: no step ended for %.1f s: looking at the ranks", quiet);
     s->looking = lks_probe_start(&s->probe, &s->hosts, order, s->program, s->options->probe_seconds,
                                  &s->mask_before) == LKS_OK;
 }
@@ -110,6 +115,7 @@ static bool hangs(lks_supervisor *s, const lks_host *host)
         lks_text_append(&s->report.cause, "no step ended for %.0f s",
                         lks_clock_seconds_since(s->pulse_ns));
     s->report.lost = true;
+    lks_log_verbose("launch: %s: ending mpirun", s->report.cause.data);
     return true;
 }
 
@@ -124,10 +130,9 @@ static bool judge(lks_supervisor *s, double quiet)
         if (s->usable[i] && host->frozen >= 0 && !frozen)
             frozen = host;
     }
-    bool stopped = frozen || mpirun_is_stopped(s);
-    s->frozen_looks = stopped ? s->frozen_looks + 1 : 0;
+    s->stopped_looks = mpirun_is_stopped(s) ? s->stopped_looks + 1 : 0;
     s->silent_looks = silent ? s->silent_looks + 1 : 0;
-    if (s->frozen_looks > 1) /* and not on its way to be continued */
+    if (frozen || s->stopped_looks > 1)
         return hangs(s, frozen);
     if (s->silent_looks > 1 && quiet > larger(silent_seconds, silent_steps * s->longest_seconds))
         return hangs(s, silent);
@@ -147,8 +152,8 @@ bool lks_watch(lks_supervisor *s)
         s->looking = !lks_probe_poll(&s->probe);
         return !s->looking && judge(s, quiet);
     }
-    double patience = s->longest_seconds > 0 ? larger(look_seconds, look_steps * s->longest_seconds)
-                                             : look_first_seconds;
+    double patience =
+        s->stepped ? larger(look_seconds, look_steps * s->longest_seconds) : look_first_seconds;
     if (quiet > patience && lks_clock_ns() > s->next_look_ns)
         start_looking(s, quiet);
     return false;

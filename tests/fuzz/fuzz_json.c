@@ -90,6 +90,6 @@ static bool fuzz_json(const char *data, size_t bytes)
 int main(int argc, char **argv)
 {
     const fuzz_corpus corpus = {samples, sizeof samples / sizeof *samples, tokens,
-                                sizeof tokens / sizeof *tokens};
+                                sizeof tokens / sizeof *tokens, NULL};
     return fuzz_main(argc, argv, &corpus, 300000, fuzz_json);
 }

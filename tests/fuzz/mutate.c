@@ -112,8 +112,10 @@ static bool fuzz_round(uint64_t seed, uint64_t round, const fuzz_corpus *corpus,
     fuzz_random random = {lks_rng_key(seed, LKS_RNG_TEST, 0), round, 0};
     lks_text input = {0};
     /* The first rounds are the samples as they are. */
-    const char *sample = corpus->samples[round % corpus->sample_count];
-    lks_text_append_bytes(&input, sample, strlen(sample));
+    size_t which = round % corpus->sample_count;
+    const char *sample = corpus->samples[which];
+    lks_text_append_bytes(&input, sample,
+                          corpus->sample_bytes ? corpus->sample_bytes[which] : strlen(sample));
     size_t mutations = round < corpus->sample_count ? 0 : 1 + fuzz_draw(&random, 6);
     for (size_t i = 0; i < mutations; ++i)
         fuzz_mutate(&input, corpus, &random);

@@ -11,6 +11,7 @@ typedef struct fuzz_corpus {
     size_t sample_count;
     const char *const *tokens; /* pieces that matter to the parser */
     size_t token_count;
+    const size_t *sample_bytes; /* their lengths, where samples are binary; NULL: they are text */
 } fuzz_corpus;
 
 /* Gives the parser one input (with a NUL behind it); false and a line on stderr when

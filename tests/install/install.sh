@@ -9,7 +9,7 @@ export LOCKSTEP=$BUILD/launcher/lockstep
 . "$here/../tools/common.sh"
 
 # Meson adds the build directory, where the program would find the library that is not installed.
-paths=$(tr ':' '\n' <<<"${LD_LIBRARY_PATH:-}" | grep -vxF "$BUILD" | paste -sd: || true)
+paths=$(tr ':' '\n' <<<"${LD_LIBRARY_PATH:-}" | grep -v "^$BUILD" | paste -sd: || true)
 export LD_LIBRARY_PATH=$paths
 
 DESTDIR=$work/root meson install -C "$BUILD" --no-rebuild >install.log || { cat install.log; exit 1; }

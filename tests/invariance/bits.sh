@@ -28,7 +28,7 @@ train: {steps: 7, global_batch: 48, lanes: 8, micro_batch: 3, seed: 5, validate_
 optimizer: {name: adamw, lr: 0.01, clip_norm: 0.05}
 schedule: {name: cosine, warmup_steps: 2}
 checkpoint: {every_steps: 3, keep: 2}
-report: {ledger: true}
+report: {ledger: ids}
 YAML
 
 train() { # RANKS RUN OPTIONS...

@@ -1,0 +1,73 @@
+#include "launcher/command.h"
+#include "runtime/base/text.h"
+#include "runtime/train/ledger.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct ledger_arguments {
+    bool json;
+    lks_texts rest; /* verb, run directory */
+} ledger_arguments;
+
+static lks_status append_proof(lks_text *out, const lks_ledger_proof *p, bool as_json)
+{
+    unsigned long long steps = p->steps, samples = p->samples, epochs = p->epochs, rest = p->rest;
+    if (!as_json) {
+        lks_text_append(out,
+                        "steps 1 to %llu, %llu starts: %llu whole epochs of %llu samples, each "
+                        "used once, and %llu samples of the next, none twice\n"
+                        "recorded by %llu lines of ledger.jsonl and %llu checkpoints; chain %s\n",
+                        steps, (unsigned long long)p->starts, epochs, samples, rest,
+                        (unsigned long long)p->lines, (unsigned long long)p->checkpoints, p->chain);
+        return LKS_OK;
+    }
+    json_t *json = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "steps", (json_int_t)steps,
+                             "starts", (json_int_t)p->starts, "samples", (json_int_t)samples,
+                             "whole_epochs", (json_int_t)epochs, "samples_of_next_epoch",
+                             (json_int_t)rest, "lines", (json_int_t)p->lines, "checkpoints",
+                             (json_int_t)p->checkpoints, "chain", p->chain);
+    char *dump = json ? json_dumps(json, 0) : NULL;
+    json_decref(json);
+    if (!dump)
+        return LKS_FAIL(LKS_ERR_INTERNAL, "no memory for JSON");
+    lks_text_append(out, "%s\n", dump);
+    free(dump);
+    return LKS_OK;
+}
+
+static lks_status ledger_on_root(lks_command_context *context, void *user)
+{
+    const ledger_arguments *a = user;
+    lks_ledger_proof proof;
+    lks_text out = {0};
+    if (a->rest.count != 2 || strcmp(a->rest.items[0], "verify"))
+        return LKS_FAIL(LKS_ERR_USAGE, "want one run directory: lockstep ledger verify RUN");
+    LKS_TRY(lks_ledger_verify(a->rest.items[1], &proof));
+    lks_status status = append_proof(&out, &proof, a->json);
+    if (status == LKS_OK)
+        status = lks_command_print(context, out.data, out.length);
+    lks_text_release(&out);
+    return status;
+}
+
+static lks_status command_ledger(lks_command_context *context, int argc, char **argv)
+{
+    ledger_arguments a = {0};
+    const lks_flag flags[] = {
+        {"--json", LKS_FLAG_SWITCH, &a.json, NULL, "print JSON"},
+        LKS_FLAGS_END,
+    };
+    if (lks_command_help(context, &lks_command_ledger, flags, argc, argv))
+        return LKS_OK;
+    lks_status status =
+        lks_comm_agree(context->comm, lks_arguments_parse(argc, argv, flags, NULL, &a.rest));
+    if (status == LKS_OK)
+        status = lks_command_on_root(context, ledger_on_root, &a);
+    lks_texts_release(&a.rest);
+    return status;
+}
+
+const lks_command lks_command_ledger = {
+    "ledger", "verify RUN [--json]",
+    "proves that each epoch of a run used every sample once, over all its starts", command_ledger};
