@@ -85,6 +85,7 @@ typedef struct lks_checkpoints_stats {
     uint64_t last_step;        /* of the last committed save */
     double last_write_seconds; /* from save to commit */
     uint64_t last_bytes;
+    double running_seconds; /* of the save under way, 0: none */
     uint64_t staging_bytes; /* of this rank */
 } lks_checkpoints_stats;
 lks_checkpoints_stats lks_checkpoints_get_stats(const lks_checkpoints *checkpoints);

@@ -45,7 +45,7 @@ typedef struct lks_memory_found {
 lks_memory_found lks_memory_copies_find(const lks_memory_copies *copies);
 
 /* (collective) Fills own blocks of `arrays` (order and groups as in the spec) with what was found, whatever
- * the world it was made in. */
+ * the world it was made in. On all ranks the same status; unless messages failed, a failure has changed nothing. */
 lks_status lks_memory_copies_read(lks_memory_copies *copies,
                                   const lks_state_array *arrays) LKS_MUST_CHECK;
 

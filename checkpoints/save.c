@@ -215,7 +215,7 @@ lks_status lks_checkpoints_finish(lks_checkpoints *checkpoints, bool *saved)
 static lks_status ask_busy(lks_checkpoints *c, bool *busy)
 {
     LKS_TRY(lks_checkpoints_progress(c));
-    *busy = c->phase != LKS_SAVE_IDLE && c->phase != LKS_SAVE_WARMING;
+    *busy = lks_save_is_under_way(c);
     return lks_comm_broadcast(c->comm, 0, busy, sizeof *busy);
 }
 

@@ -119,6 +119,11 @@ lks_status
 lks_save_commit(void *user) LKS_MUST_CHECK; /* root: read back, manifest, rename, retention */
 lks_status lks_save_discard(void *user) LKS_MUST_CHECK; /* root */
 
+static inline bool lks_save_is_under_way(const lks_checkpoints *c)
+{
+    return c->phase != LKS_SAVE_IDLE && c->phase != LKS_SAVE_WARMING;
+}
+
 static inline lks_save_report *lks_save_own_report(const lks_checkpoints *c)
 {
     return c->reports[lks_comm_rank(c->comm)];

@@ -1,6 +1,7 @@
 #include "checkpoints/directory.h"
 #include "checkpoints/save.h"
 
+#include "runtime/base/clock.h"
 #include "runtime/base/files.h"
 #include "runtime/base/memory.h"
 
@@ -241,5 +242,8 @@ void lks_checkpoints_close(lks_checkpoints *checkpoints)
 
 lks_checkpoints_stats lks_checkpoints_get_stats(const lks_checkpoints *checkpoints)
 {
-    return checkpoints->stats;
+    lks_checkpoints_stats stats = checkpoints->stats;
+    if (lks_save_is_under_way(checkpoints))
+        stats.running_seconds = lks_clock_seconds_since(checkpoints->start_ns);
+    return stats;
 }

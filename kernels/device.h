@@ -115,7 +115,8 @@ typedef struct lks_update {
     lks_update_rule rule;
     float gradient_scale;
     float lr, weight_decay, momentum;
-    float beta1, beta2, epsilon, correction1, correction2;
+    double beta1, beta2; /* f64: 1 - beta is taken before it is rounded */
+    float epsilon, correction1, correction2;
     bool nesterov, decoupled, first_step;
 } lks_update;
 

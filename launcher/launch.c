@@ -22,7 +22,7 @@
 
 enum { STUCK_MAX = 2, TICK_MS = 50 };
 static const char directory_prefix[] = "lockstep-launch-";
-static const double lock_wait_seconds = 15, young_seconds = 60;
+static const double lock_wait_seconds = 15, cut_off_wait_seconds = 3, young_seconds = 60;
 
 /* --- Temporary files ------------------------------------------------------ */
 
@@ -65,19 +65,30 @@ static void remove_dead_directories(const char *base)
     lks_file_list_release(&names);
 }
 
+static void new_mark(lks_supervisor *s)
+{
+    uint64_t number = 0;
+    if (getrandom(&number, sizeof number, 0) != sizeof number)
+        number = lks_clock_ns() ^ (uint64_t)getpid() << 40;
+    snprintf(s->mark, sizeof s->mark, "%016llx", (unsigned long long)number);
+}
+
 static lks_status make_directory(lks_supervisor *s)
 {
     const char *base = temporary_base();
     remove_dead_directories(base);
-    if (asprintf(&s->directory, "%s/%sXXXXXX", base, directory_prefix) < 0) {
+    new_mark(s);
+    if (asprintf(&s->directory, "%s/%s%s", base, directory_prefix, s->mark) < 0) {
         s->directory = NULL;
         return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
     }
-    if (!mkdtemp(s->directory)) {
+    if (mkdir(s->directory, 0700)) {
+        lks_status status =
+            LKS_FAIL(LKS_ERR_IO, "%s: cannot make a temporary directory: %s; set TMPDIR", base,
+                     strerror(errno));
         free(s->directory);
         s->directory = NULL;
-        return LKS_FAIL(LKS_ERR_IO, "%s: cannot make a temporary directory: %s; set TMPDIR", base,
-                        strerror(errno));
+        return status;
     }
     char *lock = lks_files_join(s->directory, "lock");
     if (!lock)
@@ -170,6 +181,7 @@ static lks_status ask_hosts(lks_supervisor *s, const char *order_name)
     snprintf(order, sizeof order, "%s:%s", order_name, s->mark);
     LKS_TRY(lks_probe_start(&s->probe, &s->hosts, order, s->program, s->options->probe_seconds,
                             &s->mask_before));
+    s->probe.hurry = s->report.host_lost;
     while (!lks_probe_poll(&s->probe))
         lks_supervisor_wait(s, 5);
     return LKS_OK;
@@ -246,14 +258,6 @@ static lks_status find_ranks(lks_supervisor *s, bool for_all)
 
 /* --- One start ------------------------------------------------------------ */
 
-static void new_mark(lks_supervisor *s)
-{
-    uint64_t number = 0;
-    if (getrandom(&number, sizeof number, 0) != sizeof number)
-        number = lks_clock_ns() ^ (uint64_t)getpid() << 40;
-    snprintf(s->mark, sizeof s->mark, "%016llx", (unsigned long long)number);
-}
-
 /* What mpirun left behind on this machine, when it could not see to it itself. */
 static void clear_here(lks_supervisor *s)
 {
@@ -288,7 +292,8 @@ static lks_status start(lks_supervisor *s)
                             .mark = s->mark,
                             .signal_mask = &s->mask_before,
                             .ranks = s->ranks,
-                            .per_slot = s->per_slot};
+                            .per_slot = s->per_slot,
+                            .take_over = s->take_over};
     return lks_mpirun_start(&plan, s->usable, &s->mpirun, &s->output);
 }
 
@@ -335,8 +340,25 @@ static void complete_cause(lks_supervisor *s, int status)
         lks_text_append(cause, "mpirun was killed by signal %d (%s)", WTERMSIG(s->wait_status),
                         strsignal(WTERMSIG(s->wait_status)));
     }
+    if (!cause->length && s->report.host_lost)
+        lks_text_append(cause, "a host was lost");
     if (!cause->length)
         lks_text_append(cause, "mpirun ended with status %d", status);
+}
+
+/* What mpirun did not say, the probe has found out. */
+static void name_lost_host(lks_supervisor *s)
+{
+    if (!s->report.host_lost || strcmp(s->report.cause.data, "a host was lost"))
+        return;
+    for (size_t i = 0; i < s->hosts.count; ++i) {
+        if (s->hosts.items[i].answers)
+            continue;
+        lks_text_clear(&s->report.cause);
+        lks_text_append(&s->report.cause, "host %s was lost with its ranks",
+                        s->hosts.items[i].name);
+        return;
+    }
 }
 
 /* A start is stuck when it finished no step, or ended at the very step at which the one before
@@ -365,17 +387,26 @@ static lks_status stopped_between(const lks_supervisor *s)
     return LKS_STOPPED;
 }
 
+/* A rank that is cut off holds the run directory until its own daemon gives up, which may be
+ * never: then it is fenced off. */
+static void wait_for_lock(lks_supervisor *s)
+{
+    uint64_t start_ns = lks_clock_ns();
+    double seconds = all_answer(s) ? lock_wait_seconds : cut_off_wait_seconds;
+    bool is_free;
+    while (!(is_free = lks_launch_job_is_free(&s->job)) && !s->notice &&
+           lks_clock_seconds_since(start_ns) < seconds)
+        lks_supervisor_wait(s, TICK_MS);
+    s->take_over = !is_free && !all_answer(s);
+}
+
 static lks_status pause_between(lks_supervisor *s)
 {
     uint64_t start_ns = lks_clock_ns();
     double seconds = s->stuck ? s->options->backoff_seconds : 0;
     while (!s->notice && lks_clock_seconds_since(start_ns) < seconds)
         lks_supervisor_wait(s, TICK_MS);
-    /* A rank that is cut off holds the run directory until its own daemon gives up. */
-    start_ns = lks_clock_ns();
-    while (!s->notice && !lks_launch_job_is_free(&s->job) &&
-           lks_clock_seconds_since(start_ns) < lock_wait_seconds)
-        lks_supervisor_wait(s, TICK_MS);
+    wait_for_lock(s);
     return s->notice ? stopped_between(s) : LKS_OK;
 }
 
@@ -410,6 +441,7 @@ static lks_status recover(lks_supervisor *s, int status)
     LKS_TRY(find_ranks(s, false));
     if (!s->ranks)
         return stopped_between(s);
+    name_lost_host(s);
     tell_restart(s);
     return pause_between(s);
 }

@@ -130,8 +130,12 @@ static void add_program(command_line *line, const lks_mpirun_plan *plan)
         add(line, "--verbose");
     if (lks_log_get_level() == LKS_LOG_QUIET)
         add(line, "--quiet");
-    for (size_t i = 0; i < plan->options->train.count; ++i)
-        add(line, plan->options->train.items[i]);
+    const lks_texts *train = &plan->options->train;
+    for (size_t i = 0; i < train->count; ++i) {
+        add(line, train->items[i]);
+        if (i == 0 && plan->take_over)
+            add(line, "--take-over");
+    }
 }
 
 static lks_status write_hostfile(const lks_mpirun_plan *plan, const bool *usable, const char *path)

@@ -15,6 +15,7 @@ typedef struct lks_mpirun_plan {
     const char *mark;                /* see launch_node.h */
     const sigset_t *signal_mask;
     int ranks;
+    bool take_over; /* train --take-over */
     int per_slot; /* ranks that a slot takes: more than 1 when the user asked for more than slots */
 } lks_mpirun_plan;
 

@@ -16,6 +16,7 @@
 enum { PROBES_AT_ONCE = 64, ANSWER_MAX = 1 << 20, ARGUMENTS_MAX = 64 };
 /* At most, for a host that mpirun lost; and when it did not answer a moment ago either. */
 static const double suspect_seconds = 2, silent_seconds = 0.5;
+static const double hurry_factor = 3;
 static const uint64_t silent_after_ns = 1500000000;
 
 /* --- The child ------------------------------------------------------------ */
@@ -174,6 +175,14 @@ static int frozen_rank(const lks_text *answer)
     return frozen;
 }
 
+static bool is_late(const lks_probe *probe)
+{
+    double seconds = hurry_factor * probe->slowest_seconds;
+    return probe->hurry && 2 * probe->answered >= probe->hosts->count &&
+           lks_clock_seconds_since(probe->start_ns) >
+               (seconds > suspect_seconds ? seconds : suspect_seconds);
+}
+
 static void one_poll(lks_probe *probe, size_t i)
 {
     lks_probe_one *one = &probe->ones[i];
@@ -182,10 +191,12 @@ static void one_poll(lks_probe *probe, size_t i)
     one_read(one);
     if (waitpid(one->pid, &status, WNOHANG) == one->pid) {
         one_read(one);
+        probe->slowest_seconds = lks_clock_seconds_since(probe->start_ns);
+        probe->answered += WIFEXITED(status) && WEXITSTATUS(status) == 0;
         host->answers = WIFEXITED(status) && WEXITSTATUS(status) == 0;
         if (host->answers && !strncmp(probe->order, "look:", 5))
             host->frozen = frozen_rank(&one->text);
-    } else if (lks_clock_ns() > one->deadline_ns) {
+    } else if (lks_clock_ns() > one->deadline_ns || is_late(probe)) {
         kill(-one->pid, SIGKILL);
         kill(one->pid, SIGKILL);
         waitpid(one->pid, NULL, 0);
@@ -205,7 +216,8 @@ lks_status lks_probe_start(lks_probe *probe, lks_hosts *hosts, const char *order
                          .order = strdup(order),
                          .program = program,
                          .signal_mask = mask,
-                         .seconds = seconds};
+                         .seconds = seconds,
+                         .start_ns = lks_clock_ns()};
     if (!probe->order)
         return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
     return LKS_NEW_ARRAY(&probe->ones, hosts->count);

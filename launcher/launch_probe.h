@@ -27,6 +27,10 @@ typedef struct lks_probe {
     const char *program;         /* this program's path, the same on all hosts */
     const sigset_t *signal_mask; /* for the children */
     double seconds;
+    bool hurry; /* a host is lost: once half of them answer, the others get little more time */
+    uint64_t start_ns;
+    double slowest_seconds; /* of the answers */
+    size_t answered;
     lks_probe_one *ones; /* [hosts->count]; NULL: no probe is under way */
 } lks_probe;
 

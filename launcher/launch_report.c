@@ -23,7 +23,7 @@ void lks_launch_report_reset(lks_launch_report *report, lks_hosts *hosts)
     lks_text_clear(&report->line);
     lks_text_clear(&report->block);
     lks_text_clear(&report->cause);
-    report->in_block = report->passing = report->lost = false;
+    report->in_block = report->passing = report->lost = report->host_lost = false;
     report->hosts = hosts;
 }
 
@@ -78,7 +78,7 @@ static bool read_lost_host(lks_launch_report *report, const char *text)
     suspect(report, host);
     if (!report->cause.length)
         lks_text_append(&report->cause, "host %s was lost with its ranks", host);
-    report->lost = true;
+    report->lost = report->host_lost = true;
     return true;
 }
 
@@ -88,9 +88,7 @@ static bool read_lost_daemon(lks_launch_report *report, const char *text)
         !strstr(text, "unable to reliably start one or more daemons") &&
         !strstr(text, "a required daemon terminated"))
         return false;
-    if (!report->cause.length)
-        lks_text_append(&report->cause, "a host could not be reached by mpirun");
-    report->lost = true;
+    report->lost = report->host_lost = true; /* the probe will tell which */
     return true;
 }
 

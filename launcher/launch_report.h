@@ -12,6 +12,7 @@ typedef struct lks_launch_report {
     bool in_block, passing;
     lks_text cause; /* the first that was said: "rank 1 on host2 was killed by ..." */
     bool lost;      /* a signal or a lost host, not an end that a rank chose */
+    bool host_lost; /* some host, though mpirun may not say which */
 } lks_launch_report;
 
 /* For a new start. */

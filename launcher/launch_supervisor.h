@@ -34,6 +34,7 @@ typedef struct lks_supervisor {
     int output;   /* -1: closed */
     int wait_status;
     int ranks, ranks_wanted, per_slot;
+    bool take_over; /* who holds the run directory is cut off */
     uint64_t started_ns;
     size_t starts_before;  /* in run.json */
     int64_t newest_before; /* step */

@@ -3,10 +3,12 @@
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static const lks_command *const commands[] = {
     &lks_command_train,    &lks_command_prepare,  &lks_command_dataset, &lks_command_checkpoint,
@@ -120,8 +122,21 @@ static void leave_alone(lks_command_context *context, lks_status status)
     lks_comm_abort(context->comm, status);
 }
 
+/* So that no file of a job takes the number of a closed stdin, stdout or stderr, and what is
+ * printed goes into it. Writing to these fails as before. */
+static void hold_standard_files(void)
+{
+    int file;
+    do
+        file = open("/dev/null", O_RDONLY);
+    while (file >= 0 && file <= STDERR_FILENO);
+    if (file > STDERR_FILENO)
+        close(file);
+}
+
 int main(int argc, char **argv)
 {
+    hold_standard_files();
     install_handlers();
     int at = global_options(argc, argv);
     if (at < 0)

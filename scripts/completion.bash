@@ -5,7 +5,7 @@ _lockstep() {
   COMPREPLY=()
   while [[ ${COMP_WORDS[at]} == --verbose || ${COMP_WORDS[at]} == --quiet ]]; do at=$((at + 1)); done
   if [ "$COMP_CWORD" -le "$at" ]; then
-    words='train prepare dataset checkpoint evaluate generate predict config --verbose --quiet --version --help'
+    words='train prepare dataset checkpoint evaluate generate predict config ledger --verbose --quiet --version --help'
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
     return
   fi
@@ -23,7 +23,7 @@ _lockstep() {
     return
   fi
   case ${COMP_WORDS[at]} in
-    train) words='--set --run --resume --profile' ;;
+    train) words='--set --run --resume --take-over --profile' ;;
     prepare)
       words='--output --split --shuffle --shard-bytes --force --classes --target --task --types --missing --ignore --max-categories --delimiter --separator'
       [ "$COMP_CWORD" = $((at + 1)) ] && words='text images table --help' ;;
@@ -33,6 +33,9 @@ _lockstep() {
     checkpoint)
       words='--json --best'
       [ "$COMP_CWORD" = $((at + 1)) ] && words='list show verify digest diff --help' ;;
+    ledger)
+      words='--json'
+      [ "$COMP_CWORD" = $((at + 1)) ] && words='verify --help' ;;
     evaluate) words='--json --best --set' ;;
     generate) words='--best --set --prompt --tokens --temperature --top-k --seed' ;;
     predict) words='--best --set --format --tokens --temperature --top-k --seed' ;;

@@ -113,10 +113,12 @@ static void update_sgd(const lks_update *u, uint64_t elements, const float *grad
 static void update_adam(const lks_update *u, uint64_t elements, const float *gradient,
                         float *parameter, float *state0, float *state1)
 {
-    float scale = u->gradient_scale, epsilon = u->epsilon, b1 = u->beta1, b2 = u->beta2;
+    float scale = u->gradient_scale, epsilon = u->epsilon;
+    float b1 = (float)u->beta1, b2 = (float)u->beta2;
     float coupled = u->decoupled ? 0.0f : u->weight_decay;
     float shrink = u->decoupled ? -(u->lr * u->weight_decay) : 0.0f;
-    float rest1 = 1.0f - b1, rest2 = 1.0f - b2, step = -(u->lr / u->correction1);
+    float rest1 = (float)(1 - u->beta1), rest2 = (float)(1 - u->beta2);
+    float step = -(u->lr / u->correction1);
     float correction2 = u->correction2;
 #pragma omp simd
     for (uint64_t i = 0; i < elements; ++i) {

@@ -198,6 +198,12 @@ lks_status lks_config_read_text(lks_config *config, const char *text, size_t byt
 {
     if (bytes > CONFIG_FILE_LIMIT)
         return LKS_FAIL(LKS_ERR_USAGE, "%s has more than 1 MiB, want a configuration", name);
+    static const char byte_order_mark[] = "\xef\xbb\xbf"; /* libyaml takes it for a column */
+    size_t mark = sizeof byte_order_mark - 1;
+    if (bytes >= mark && !memcmp(text, byte_order_mark, mark)) {
+        text += mark;
+        bytes -= mark;
+    }
     yaml_reading reading = {.config = config, .name = name, .number = ++config->readings};
     reading.sections = json_object();
     if (!reading.sections || !yaml_parser_initialize(&reading.parser)) {
@@ -217,6 +223,8 @@ lks_status lks_config_read_file(lks_config *config, const char *path)
 {
     char *text;
     size_t bytes;
+    if (!*path)
+        return LKS_FAIL(LKS_ERR_USAGE, "the configuration's name is empty: give a YAML file");
     lks_status status = lks_files_read(path, CONFIG_FILE_LIMIT, &text, &bytes);
     if (status == LKS_ERR_CORRUPT)
         return LKS_FAIL(LKS_ERR_USAGE, "%s has more than 1 MiB, want a configuration", path);

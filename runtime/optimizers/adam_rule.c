@@ -18,8 +18,8 @@ void adam_plan(const void *values, uint64_t step, lks_update *update)
 {
     const adam_values *adam = values;
     update->rule = LKS_UPDATE_ADAM;
-    update->beta1 = (float)adam->beta1;
-    update->beta2 = (float)adam->beta2;
+    update->beta1 = adam->beta1;
+    update->beta2 = adam->beta2;
     update->epsilon = (float)adam->epsilon;
     update->correction1 = adam_correction(adam->beta1, step);
     update->correction2 = adam_correction(adam->beta2, step);

@@ -88,11 +88,14 @@ static void announce_save(const hook_context *c)
     lks_checkpoints_stats stats = lks_checkpoints_get_stats(c->job->checkpoints);
     unsigned long long step = c->step->step;
     double left = c->step->notice_seconds, needed = stats.last_write_seconds;
+    if (stats.running_seconds > 0) /* that one comes first */
+        needed += fmax(0, stats.last_write_seconds - stats.running_seconds);
     char size[32], rate[32], measured[128] = "how long that takes is not measured yet";
     if (stats.saved > 0)
         snprintf(measured, sizeof measured, "%s at %s/s take %.1f s",
                  lks_text_bytes(size, sizeof size, stats.last_bytes),
-                 lks_text_bytes(rate, sizeof rate, (uint64_t)((double)stats.last_bytes / needed)),
+                 lks_text_bytes(rate, sizeof rate,
+                                (uint64_t)((double)stats.last_bytes / stats.last_write_seconds)),
                  needed);
     if (!isfinite(left))
         lks_log_root("a notice to stop: saving step %llu; %s", step, measured);

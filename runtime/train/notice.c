@@ -6,7 +6,7 @@
 lks_status lks_job_watch(lks_job *job)
 {
     const lks_notice_watch *watch = job->request->watch;
-    if (!watch || lks_comm_local_rank(job->comm) != 0)
+    if (!watch || lks_comm_local_rank(job->comm) > 0)
         return LKS_OK;
     LKS_TRY(watch->start(watch->user, &job->experiment.settings.preemption));
     job->watching = true;

@@ -109,11 +109,11 @@ static lks_status start_from_disk(lks_job *job)
     return lks_comm_agree(job->comm, status);
 }
 
-/* *resumed false: the copies could not be read, and nothing has changed but arrays. */
+/* *resumed false: the copies could not be read, and nothing has changed. */
 static lks_status start_from_memory(lks_job *job, const lks_memory_found *found, bool *resumed)
 {
     const char *now = lks_device_arithmetic(job->device);
-    lks_status status = lks_comm_agree(job->comm, lks_memory_copies_read(job->memory, job->arrays));
+    lks_status status = lks_memory_copies_read(job->memory, job->arrays);
     *resumed = status == LKS_OK;
     if (status == LKS_ERR_PEER)
         return status;

@@ -24,7 +24,7 @@ typedef struct lks_train_request {
     bool take_over; /* whoever holds the run directory is gone or cut off: fence it */
     const volatile sig_atomic_t *notice; /* set by a signal handler: save and stop */
     const lks_notice_watch *watch;       /* other notices; NULL: none */
-    bool profile;                        /* print where the time of rank 0's steps went */
+    bool profile; /* print where the time of rank 0's steps went, but for the first two */
 } lks_train_request;
 
 /* LKS_OK: all steps done. LKS_STOPPED: a notice came and the state is saved.

@@ -5,8 +5,7 @@
  * ROWS is a rank's samples times context. Every linear layer and the head, forward and both
  * gradients, in the order of a step and each layer with memory of its own, as in training; attention's
  * own products are left out. oneDNN's matmul primitive and dnnl_sgemm are both timed, and the
- * better one of each shape counts, by its median. Prints a line per shape, the sum in seconds, and the sum
- * of each shape's fastest.
+ * better one of each shape counts, by its median. Prints a line per shape and the sum in seconds.
  */
 #include <dnnl.h>
 #include <stdbool.h>
@@ -247,7 +246,7 @@ static double median(double *values, size_t count)
 static void report(bench *b)
 {
     static const char *const names[VARIANTS] = {"matmul", "sgemm"};
-    double total = 0, fastest = 0;
+    double total = 0;
     for (int i = 0; i < b->shape_count; ++i) {
         shape_times *s = &b->shapes[i];
         double times[VARIANTS];
@@ -259,10 +258,7 @@ static void report(bench *b)
                (long long)s->m, (long long)s->n, (long long)s->k, names[best], times[best] * 1e3,
                s->per_step, flops / times[best] * 1e-9);
         total += times[best] * s->per_step;
-        double least[VARIANTS] = {s->seconds[0][0], s->seconds[1][0]}; /* sorted by now */
-        fastest += (least[1] < least[0] ? least[1] : least[0]) * s->per_step;
     }
-    printf("fastest %.4f\n", fastest);
     printf("total %.4f\n", total);
 }
 

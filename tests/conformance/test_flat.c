@@ -253,8 +253,8 @@ START_TEST(test_update)
     for (int option = 0; option < 4; ++option) {
         lks_update adam = base;
         adam.rule = LKS_UPDATE_ADAM;
-        adam.beta1 = 0.9f;
-        adam.beta2 = 0.999f;
+        adam.beta1 = 0.9;
+        adam.beta2 = 0.999;
         adam.epsilon = 1e-8f;
         adam.correction1 = option & 1 ? 0.1f : 0.99f;
         adam.correction2 = option & 1 ? 0.001f : 0.5f;

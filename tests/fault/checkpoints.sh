@@ -36,7 +36,7 @@ for n in 1 2; do
   works 'a good start' $n train wild.yaml --run wild --set train.steps=2
   before=$(cat wild/checkpoints/*/* | sha256sum)
   for again in '' ' again'; do
-    allowed='/wild/(run.json|config.yaml|metrics.jsonl|undone)'
+    allowed='/wild/(run.json|config.yaml|metrics.jsonl|ledger.jsonl|undone)'
     refused "not finite$again" 77 $n 'step [0-9]+' 'lane [0-9]|gradient of' 'not finite' 'optimizer.lr' 'last checkpoint' -- \
       train wild.yaml --run wild --set optimizer.lr=1e6
   done

@@ -81,6 +81,10 @@ refused 'YAML without sections' 2 1 'words.yaml:1' 'section' -- train words.yaml
 printf '\xff\xfe\x00m\x00' >binary.yaml
 refused 'not text' 2 1 'binary.yaml' -- train binary.yaml --run run
 
+refused 'empty name of a configuration' 2 1 'name is empty' -- train '' --run run
+printf '\xef\xbb\xbfmodel: {name: gpt}\r\ntrain: {steps: 3}\r\n' >mark.yaml
+works 'a byte order mark and lines that end in CR LF' 1 config mark.yaml
+
 # Lanes, ranks, steps
 refused 'more ranks than lanes' 2 3 '3 ranks' 'train.lanes is 2' 'at most 2' -- "${train[@]}" --set train.lanes=2
 refused 'more ranks than the batch' 2 3 '3 ranks' 'at most 2' -- "${train[@]}" --set train.global_batch=2 --set train.lanes=0
@@ -90,6 +94,41 @@ refused 'micro-batch that does not divide' 2 1 'train.micro_batch is 2' '3' '1 a
 refused 'neither steps nor epochs' 2 1 'train.steps' 'train.epochs' -- "${train[@]}" --set train.steps=0
 refused 'neither steps nor epochs' 2 2 'train.steps' 'train.epochs' -- "${train[@]}" --set train.steps=0
 works 'ranks that do not divide the lanes' 3 "${train[@]}"
+
+# Flags of another command, paths that are not there
+refused 'a flag of evaluate given to generate' 2 1 '--json' -- generate run --json
+refused 'a flag of generate given to evaluate' 2 1 '--tokens' -- evaluate run --tokens 3
+refused 'list: no such path' 2 1 'nowhere does not exist' 'run directory' -- checkpoint list nowhere
+refused 'list: no run directory' 2 1 'data/train holds no checkpoint' -- checkpoint list data/train
+checkpoint=$(echo run/checkpoints/step-*)
+works 'list of a checkpoint' 1 checkpoint list "$checkpoint"
+check 'a checkpoint is listed' grep -qF "$checkpoint" "$log"
+for verb in 'dataset show' 'checkpoint list' 'checkpoint digest'; do
+  status=0
+  # shellcheck disable=SC2086
+  timeout 60 "$LOCKSTEP" $verb nowhere data/train run elsewhere >/dev/null 2>"$log" || status=$?
+  same "$verb of several: exit status" 2 $status
+  check "$verb of several: the first that fails is named" grep -q 'nowhere' "$log"
+  check "$verb of several: the last that fails is named" grep -q 'elsewhere' "$log"
+done
+
+# With --json one document comes out, of one path and of two
+for facts in 'dataset show data/train' 'dataset verify data/train' 'checkpoint list run' \
+  'checkpoint show run' 'checkpoint verify run' 'checkpoint digest run'; do
+  for paths in "$facts" "$facts ${facts##* }"; do
+    # shellcheck disable=SC2086
+    check "$paths --json" python3 -m json.tool <(timeout 60 "$LOCKSTEP" $paths --json) /dev/null
+  done
+done
+
+# Standard streams that are closed: what is said goes nowhere, into no file either
+status=0
+timeout 60 "$LOCKSTEP" train job.yaml --run closed >&- 2>&- <&- || status=$?
+same 'closed standard streams: exit status' 0 $status
+same 'closed standard streams: in no file of the run' 'none' "$(grep -rla '^lockstep: ' closed || echo none)"
+status=0
+timeout 60 "$LOCKSTEP" checkpoint digest closed >&- 2>"$log" || status=$?
+same 'nowhere to print: exit status' 74 $status
 
 # Models of users
 refused 'a model that is not there' 2 1 './none.so' 'model.name' -- train job.yaml --run r --set model.name=./none.so

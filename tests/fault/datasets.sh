@@ -136,7 +136,7 @@ first=$!
 trap 'kill $first || true; rm -rf "$work"' EXIT
 until [ -s long/metrics.jsonl ] || ! kill -0 $first; do sleep 0.01; done
 for n in 1 2; do
-  allowed='/long/metrics.jsonl$'
+  allowed='/long/(metrics|ledger).jsonl$'
   refused 'a second job in one run directory' 2 $n 'long' 'another job' '--run' -- train job.yaml --run long
 done
 kill -USR2 $first

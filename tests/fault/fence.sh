@@ -6,7 +6,12 @@ LOCKSTEP=$1 MAKE_DATA=$2 shift_clock=$(realpath "$3")
 # shellcheck source=tests/tools/common.sh
 . "$(dirname "$(realpath "$0")")/../tools/common.sh"
 started=()
-trap 'for process in ${started[@]+"${started[@]}"}; do kill -KILL "$process" 2>/dev/null || true; done; rm -rf "$work"' EXIT
+clean_up() {
+  local process
+  for process in ${started[@]+"${started[@]}"}; do kill -KILL "$process" 2>/dev/null || true; done
+  rm -rf "$work"
+}
+trap clean_up EXIT
 
 "$MAKE_DATA" text text.txt 30000
 "$LOCKSTEP" prepare text --output data text.txt >/dev/null

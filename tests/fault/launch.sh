@@ -56,6 +56,7 @@ kill_one() {
     poll 60 started "$1" || return 1
     poll 60 stepped $(($(done_steps) + RANDOM % 9)) || return 1
   fi
+  note_segments
   mpirun=$(mpirun_of)
   mapfile -t victims < <(echo "$mpirun"; ranks_of "$mpirun")
   target=${victims[RANDOM % ${#victims[@]}]}
@@ -67,13 +68,22 @@ kill_one() {
 }
 changed() { [ "$(mpirun_of)" != "$1" ]; }
 
-# Shared memory that nobody has mapped, and what carries this test's directory.
-leftovers() {
-  local file
-  for file in /dev/shm/vader_segment."$(hostname)".* /dev/shm/lockstep-*; do
-    [ ! -e "$file" ] || [ ! "$file" -nt job.yaml ] || grep -qsF "$file" /proc/[0-9]*/maps || echo "$file"
+# Remembers the shared memory that our ranks have mapped; other tests have theirs.
+note_segments() {
+  local rank
+  for rank in $(ranks_of "$(mpirun_of)"); do
+    grep -ohs '/dev/shm/vader_segment[^ ]*' "/proc/$rank/maps" >>segments || true
   done
-  pgrep -fa "^$LOCKSTEP .*(train job.yaml|launch)" | grep -F "$work" || true
+}
+run_ids() { sed -n 's/.*"run_id": "\([0-9a-f]*\)".*/\1/p' alone/run.json run/run.json; }
+
+leftovers() {
+  local name
+  sort -u segments | while read -r name; do [ ! -e "$name" ] || echo "$name"; done
+  for name in $(run_ids); do find /dev/shm -maxdepth 1 -name "lockstep-$name-*-step-*"; done
+  for name in $(pgrep -f "^$LOCKSTEP "); do
+    [ "$(readlink "/proc/$name/cwd")" != "$work" ] || echo "process $name"
+  done
   find "$TMPDIR" -mindepth 1 | head -n 3
 }
 
@@ -102,6 +112,7 @@ rm -rf run
 exec_launch >again.log 2>&1 &
 launcher=$!
 check "it trains" poll 60 stepped 12
+note_segments
 mpirun=$(mpirun_of)
 kill -KILL "$launcher"
 wait "$launcher" 2>/dev/null || true

@@ -14,8 +14,8 @@ mkdir tmp node0 node1
 cat >job.yaml <<YAML
 model: {name: gpt, layers: 2, width: 40, heads: 2, context: 16, dropout: 0.1}
 data: {train: data/train}
-train: {steps: 640, global_batch: 16, lanes: 8, seed: 5}
-checkpoint: {every_steps: 200, keep: 2, memory_every_steps: 20, memory_directory: $work/node0}
+train: {steps: 800, global_batch: 16, lanes: 8, seed: 5}
+checkpoint: {every_steps: 200, keep: 2, busy: wait, memory_every_steps: 20, memory_directory: $work/node0}
 YAML
 
 train() { # RANKS RUN OPTIONS...
@@ -24,61 +24,79 @@ train() { # RANKS RUN OPTIONS...
   ranks "$n" "$LOCKSTEP" train job.yaml --run "$run" "$@" >"$run.log" 2>&1 || { tail -n 20 "$run.log"; return 1; }
 }
 
-# newest DIRECTORY: the last step that a file there is a copy of, 0 for none.
-newest() { find "$1" -name 'lockstep-*-step-*' | sed 's/.*-step-0*\([0-9]*\)-.*/\1/' | sort -n | tail -n 1 | grep . || echo 0; }
+# newest: the last step of which copies are there, 0 for none, in $step. Forks nothing: steps are short.
+newest() {
+  local file number
+  step=0
+  for file in node[01]/lockstep-*-step-*; do
+    [ -e "$file" ] || continue
+    number=${file##*-step-}
+    number=$((10#${number%%-*}))
+    [ $number -le $step ] || step=$number
+  done
+}
+exec {never}<> <(:)
+moment() { read -rt 0.01 -u "$never" || true; }
 
-# kill_at STEP RANKS RUN [PROGRAM]: kill -9 of mpirun and all ranks once copies of that step are there.
-kill_at() {
-  local step=$1 n=$2 run=$3 program=${4:-$LOCKSTEP} process ranks
+# kill_after STEPS RANKS RUN [PROGRAM]: kill -9 of mpirun and all ranks when there are copies of so many steps
+# more, and the disk has what $on_disk names; the newest step that may be whole in $step.
+on_disk=.
+kill_after() {
+  local goal n=$2 run=$3 program=${4:-$LOCKSTEP} process ranks
+  newest
+  goal=$((step + $1))
   (exec_ranks "$n" "$program" train job.yaml --run "$run" >"$run.log" 2>&1) &
   process=$!
-  while kill -0 $process 2>/dev/null && [ "$(newest node0)" -lt "$step" ]; do sleep 0.01; done
+  while kill -0 $process 2>/dev/null && { [ $step -lt $goal ] || [ ! -e "$run/$on_disk" ]; }; do
+    moment
+    newest
+  done
   ranks=$(pgrep -P $process || true)
   # shellcheck disable=SC2086
   kill -KILL $process $ranks 2>/dev/null || true
   wait $process 2>/dev/null || true
   # shellcheck disable=SC2086
-  while kill -0 $ranks 2>/dev/null; do sleep 0.01; done
+  while kill -0 $ranks 2>/dev/null; do moment; done
+  newest
 }
 
-# What is on disk could not be resumed from, and still has its names.
-spoil_disk() {
-  local file
-  for file in "$1"/checkpoints/step-*/state.h5; do [ ! -e "$file" ] || truncate -s 100 "$file"; done
-}
 says() { grep -q -- "$2" "$1.log" || { tail -n 20 "$1.log"; return 1; }; }
 silent() { ! grep -q -- "$2" "$1.log" || { tail -n 20 "$1.log"; return 1; }; }
 empty() { [ -z "$(find "$@" -mindepth 1 -name 'lockstep-*' -print -quit)" ] || { find "$@" -mindepth 1; return 1; }; }
-# resumed RUN STEP: from memory, at that step or later.
+# resumed RUN STEP: from memory, at that step or the copy before it.
 resumed() {
-  local step
-  step=$(sed -n 's/.*resuming from node memory: step \([0-9]*\),.*/\1/p' "$1.log" | tail -n 1)
-  [ "${step:-0}" -ge "$2" ] || { tail -n 20 "$1.log"; return 1; }
+  local from
+  from=$(sed -n 's/.*resuming from node memory: step \([0-9]*\),.*/\1/p' "$1.log" | tail -n 1)
+  [ "${from:-0}" != 0 ] && [ "$from" -ge $(($2 - 20)) ] && [ "$from" -le "$2" ] || { tail -n 20 "$1.log"; return 1; }
 }
 files_of() { find node0 node1 -name 'lockstep-*-step-*' -name "$1"; }
 
 train 2 straight
 check "a finished job leaves nothing" empty node0
 
-# --- Killed again and again, on other numbers of ranks, and the disk is of no use --------------------------
-step=40
+# --- Killed again and again, on other numbers of ranks ------------------------------------------------------
+# The disk holds a thing with a checkpoint's name, and nothing that could be resumed from.
+sed -i 's/every_steps: 200, keep/every_steps: 0, keep/' job.yaml
+kill_after 60 4 killed
+mkdir -p killed/checkpoints/step-00000010
 last=4
-kill_at $step $last killed
 for n in 3 1 5; do
-  spoil_disk killed
-  kill_at $((step + 60)) $n killed
-  check "$last ranks killed after step $step: $n resume from memory" resumed killed $step
+  before=$step
+  kill_after 60 $n killed
+  check "$last ranks killed after step $before: $n resume from memory" resumed killed "$before"
   check "$last ranks killed: the disk is not looked at" silent killed "passed over"
-  step=$((step + 60)) last=$n
+  last=$n
 done
-spoil_disk killed
+rmdir killed/checkpoints/step-00000010
 train 2 killed
-check "5 ranks killed after step $step: 2 resume from memory" resumed killed $step
+check "5 ranks killed after step $step: 2 resume from memory" resumed killed "$step"
 same "digest after four kills" "$(digest straight)" "$(digest killed)"
 same "losses after four kills" "$(losses straight)" "$(losses killed)"
 check "lines beyond the copy are kept in undone" test -n "$(find killed/undone -name 'metrics-*')"
 check "nothing is left after four kills and the end" empty node0
+sed -i 's/every_steps: 0, keep/every_steps: 200, keep/' job.yaml
 
+on_disk=checkpoints/step-00000200
 # --- Copies that do not hold ------------------------------------------------------------------------------
 flip() { # FILE: one bit in the last block
   local at byte
@@ -86,37 +104,50 @@ flip() { # FILE: one bit in the last block
   byte=$(od -An -tu1 -j $at -N 1 "$1")
   printf "%b" "\\x$(printf %x $((byte ^ 4)))" | dd of="$1" bs=1 seek=$at conv=notrunc status=none
 }
-kill_at 280 3 flipped
+kill_after 280 3 flipped
 for file in $(files_of '*-rank-1-of-3-*'); do flip "$file"; done
 train 4 flipped
 check "a flipped bit is named" says flipped "rank-1-of-3-at-1: block .* expected .* found"
 check "a copy that is not whole is not taken" says flipped "is not whole: rank 1's of 3 is missing"
-check "then the disk is" says flipped "resuming from .*checkpoints/step-00000200"
+check "then the disk is" says flipped "resuming from .*checkpoints/step-"
 same "digest after flipped bits" "$(digest straight)" "$(digest flipped)"
 
-kill_at 280 2 torn
+kill_after 280 2 torn
 for file in $(files_of '*-rank-0-of-2-*'); do truncate -s 5000 "$file"; done
 for file in $(files_of '*-rank-1-of-2-*'); do dd if=/dev/zero of="$file" bs=4096 count=1 conv=notrunc status=none; done
 train 2 torn
 check "a torn copy is named" says torn "passed over a copy in node memory: .*torn: it has no header"
-check "then the disk is taken" says torn "resuming from .*checkpoints/step-00000200"
+check "then the disk is taken" says torn "resuming from .*checkpoints/step-"
 same "digest after torn copies" "$(digest straight)" "$(digest torn)"
 
-# The newest generation is damaged: the one before is whole.
-kill_at 120 2 older
-before=$(newest node0)
-for file in $(files_of "*-step-*$before-rank-0-*"); do flip "$file"; done
+# The newest generation is damaged: the one before is whole, or the disk has a later step.
+on_disk=.
+kill_after 120 2 older
+for file in $(files_of "*-step-*$step-rank-0-*"); do flip "$file"; done
 train 3 older
-check "the generation before, or nothing" grep -qE "resuming from node memory: step $((before - 20)),|step 0 of 640" older.log
+check "the generation before is taken" grep -qE "resuming from (node memory: step $((step - 20)),|.*checkpoints/step-)" older.log
 same "digest after a damaged generation" "$(digest straight)" "$(digest older)"
 check "nothing is left of damaged copies" empty node0
 
-# The disk is ahead of the copies.
-kill_at 280 2 ahead
-files_of '*-step-*[2-9][0-9][0-9]-rank-*' | xargs -r rm # as if the node had been away
-train 2 ahead
-check "a later step on disk is taken" says ahead "resuming from .*checkpoints/step-00000200"
-same "digest from the disk" "$(digest straight)" "$(digest ahead)"
+# The copies are gone, as if the nodes had been started again.
+on_disk=checkpoints/step-00000200
+kill_after 280 2 gone
+files_of '*' | xargs -r rm
+train 2 gone
+check "without copies the disk is taken" says gone "resuming from .*checkpoints/step-"
+same "digest from the disk" "$(digest straight)" "$(digest gone)"
+
+# The disk looks as if it were ahead, and what is there does not hold.
+kill_after 280 2 seeming
+cp -r seeming/checkpoints/step-00000200 seeming/checkpoints/step-00009999
+truncate -s 100 seeming/checkpoints/step-00009999/state.h5
+ahead=$(find seeming/checkpoints -name 'step-????????' | sort | tail -n 2 | head -n 1)
+train 4 seeming
+check "the damaged checkpoint is passed over" says seeming "passed over a checkpoint: .*step-00009999"
+if [ $((10#${ahead##*-})) -lt $((step - 20)) ]; then
+  check "and the copies are newer than the one before it" resumed seeming "$step"
+fi
+same "digest after a seemingly newer checkpoint" "$(digest straight)" "$(digest seeming)"
 
 # --- No room ------------------------------------------------------------------------------------------------
 user=()
@@ -134,6 +165,7 @@ check "a directory that is not there is named" says nowhere "given up: .*/no/suc
 
 # --- Two hosts, each with its own memory, and one is lost ------------------------------------------------------
 if unshare --uts true 2>/dev/null || unshare --user --map-root-user --uts true 2>/dev/null; then
+  on_disk=.
   cat >on_host <<HOST
 #!/bin/sh
 node=node\$((OMPI_COMM_WORLD_RANK * 2 / OMPI_COMM_WORLD_SIZE))
@@ -143,20 +175,19 @@ export LOCKSTEP_CHECKPOINT_MEMORY_DIRECTORY="$work/\$node"
 exec unshare \$user --uts sh -c 'hostname "\$0" && exec "\$@"' \$node "$LOCKSTEP" "\$@"
 HOST
   chmod +x on_host
-  sed -i "s/, memory_directory: .*}/}/" job.yaml
+  sed -i "s/every_steps: 200, keep/every_steps: 0, keep/; s/, memory_directory: .*}/}/" job.yaml
   for lost in node0 node1; do
-    kill_at 140 4 "without-$lost" ./on_host
+    kill_after 60 4 "without-$lost" ./on_host
     rm -f $lost/lockstep-*
     left=node$((1 - ${lost#node}))
     LOCKSTEP_CHECKPOINT_MEMORY_DIRECTORY=$work/$left train 3 "without-$lost"
-    check "$lost is lost: 3 ranks on $left resume from the neighbour's copies" resumed "without-$lost" 100
+    check "$lost is lost: 3 ranks on $left resume from the neighbour's copies" resumed "without-$lost" "$step"
     same "digest without $lost" "$(digest straight)" "$(digest "without-$lost")"
   done
-  kill_at 140 4 replaced ./on_host
+  kill_after 60 4 replaced ./on_host
   rm -f node1/lockstep-*
-  spoil_disk replaced
   mpirun -n 5 ./on_host train job.yaml --run replaced >replaced.log 2>&1 || true
-  check "node1 is another one: 5 ranks on both resume" resumed replaced 100
+  check "node1 is another one: 5 ranks on both resume" resumed replaced "$step"
   same "digest with another node1" "$(digest straight)" "$(digest replaced)"
   check "nothing is left on either host" empty node0 node1
 else

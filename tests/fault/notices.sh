@@ -7,7 +7,12 @@ LOCKSTEP=$1 MAKE_DATA=$2
 . "$(dirname "$(realpath "$0")")/../tools/common.sh"
 metadata=$(dirname "$(realpath "$0")")/../tools/metadata.py
 servers=()
-trap 'for server in ${servers[@]+"${servers[@]}"}; do kill "$server" 2>/dev/null || true; done; rm -rf "$work"' EXIT
+clean_up() {
+  local server
+  for server in ${servers[@]+"${servers[@]}"}; do kill "$server" 2>/dev/null || true; done
+  rm -rf "$work"
+}
+trap clean_up EXIT
 unset http_proxy https_proxy
 export http_proxy=http://127.0.0.1:9 HTTP_PROXY=http://127.0.0.1:9 all_proxy=http://127.0.0.1:9 # nobody listens there
 
@@ -33,15 +38,17 @@ serve() {
   url=http://127.0.0.1:$(cat "$port_file")
 }
 
+newest() { { "$LOCKSTEP" checkpoint list run 2>/dev/null || true; } | awk '{ print $1 }' | sort -n | tail -n 1; } # step
+
 # stops NAME RANKS LOG OPTIONS...: the job goes on until it says 75.
 stops() {
   local name=$1 n=$2 log=$3 status=0 before
   shift 3
-  before=$("$LOCKSTEP" checkpoint list run 2>/dev/null | awk '{ print $1 }' | sort -n | tail -n 1)
+  before=$(newest)
   (exec_ranks "$n" timeout 60 "$LOCKSTEP" train job.yaml --run run "$@" >"$log" 2>&1) || status=$?
   same "$name: exit status" 75 "$status"
   [ "$status" = 75 ] || tail -n 5 "$log"
-  step=$("$LOCKSTEP" checkpoint list run | awk '{ print $1 }' | sort -n | tail -n 1)
+  step=$(newest)
   check "$name: a checkpoint of a later step (${before:-0}, $step)" [ "${step:-0}" -gt "${before:-0}" ]
 }
 says() { grep -aqE -- "$2" "$1" || { cat "$1"; return 1; }; }
@@ -108,7 +115,7 @@ wait $process || status=$?
 same 'USR2 beside a quiet source: exit status' 75 "$status"
 
 # The last stretch, and the whole in one
-step=$("$LOCKSTEP" checkpoint list run | awk '{ print $1 }' | sort -n | tail -n 1)
+step=$(newest)
 end=$((step + 10))
 "$LOCKSTEP" train job.yaml --run run --set train.steps=$end >end.log 2>&1 || cat end.log
 ranks 2 "$LOCKSTEP" train job.yaml --run straight --set train.steps=$end >straight.log 2>&1 || cat straight.log

@@ -208,7 +208,7 @@ int main(int argc, char **argv)
         const char *const samples[] = {place.sample};
         const fuzz_corpus corpus = {samples, 1, tokens, sizeof tokens / sizeof *tokens,
                                     &place.sample_bytes};
-        result = fuzz_main(argc - 1, argv + 1, &corpus, manifest ? 6000 : 600,
+        result = fuzz_main(argc - 1, argv + 1, &corpus, manifest ? 3000 : 300,
                            manifest ? fuzz_manifest : fuzz_state);
     } else
         fprintf(stderr, "%s\n", lks_status_message());

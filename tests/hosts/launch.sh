@@ -75,7 +75,7 @@ same "3 hosts: digest" "$wanted" "$(digest plain)"
 
 table=
 suffer() { # FAULT WHAT RANKS_AFTER PATTERN
-  local run=$1 start seconds status=0
+  local run=$1 start seconds status=0 before=$failures
   launch "$run"
   check "$2: trains" cluster_until 30 has_steps "$run" 25
   start=$(now)
@@ -87,7 +87,7 @@ suffer() { # FAULT WHAT RANKS_AFTER PATTERN
   same "$2: exit status" 0 "$status"
   check "$2: says $4" grep -q "launch: .*$4.*going on with $3 ranks" "$run.log"
   same "$2: digest" "$wanted" "$(digest "$run")"
-  [ "$failures" = 0 ] || tail -n 30 "$run.log"
+  [ "$failures" = "$before" ] || tail -n 40 "$run.log"
   table+=$(printf '%-52s %5s s  %s' "$2" "$seconds" "$(grep -o 'going on with.*' "$run.log" | head -n 1)")$'\n'
   "mend_$run"
 }
