@@ -5,7 +5,7 @@ _lockstep() {
   COMPREPLY=()
   while [[ ${COMP_WORDS[at]} == --verbose || ${COMP_WORDS[at]} == --quiet ]]; do at=$((at + 1)); done
   if [ "$COMP_CWORD" -le "$at" ]; then
-    words='train prepare dataset checkpoint evaluate generate predict config ledger --verbose --quiet --version --help'
+    words='train prepare dataset checkpoint evaluate generate predict config ledger launch --verbose --quiet --version --help'
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
     return
   fi
@@ -39,6 +39,7 @@ _lockstep() {
     evaluate) words='--json --best --set' ;;
     generate) words='--best --set --prompt --tokens --temperature --top-k --seed' ;;
     predict) words='--best --set --format --tokens --temperature --top-k --seed' ;;
+    launch) words='--hosts --ranks --min-ranks --max-restarts --backoff --probe-seconds --wait-seconds --stall-seconds --mpirun train' ;;
     config) words='--set --json' ;;
   esac
   if [[ $cur == -* || $words == *--help ]]; then
