@@ -107,8 +107,3 @@ lks_status lks_model_build(lks_model *model, const lks_schema *schema, lks_graph
     model->driver->build(graph, model->options, schema);
     return lks_graph_status(graph);
 }
-
-const lks_model_driver *const *lks_model_registered(void)
-{
-    return lks_model_drivers;
-}

@@ -7,7 +7,6 @@
 #include "runtime/graph/graph.h"
 
 typedef struct lks_model lks_model;
-struct lks_model_driver;
 
 /* `name` is a registered model, or the path of a shared object that exports
  * `lks_model_driver_export` (model_driver.h). Unknown: LKS_ERR_USAGE with the
@@ -24,8 +23,5 @@ int64_t lks_model_context(const lks_model *model);
  * it wants), then builds. */
 lks_status lks_model_build(lks_model *model, const lks_schema *schema,
                            lks_graph *graph) LKS_MUST_CHECK;
-
-/* Every registered model, for help texts; NULL-terminated. */
-const struct lks_model_driver *const *lks_model_registered(void);
 
 #endif
