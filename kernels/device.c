@@ -1,11 +1,13 @@
 /* The calls of device.h, passed to the driver that the handle belongs to. */
 #include "kernels/device_driver.h"
 
-#include "runtime/base/hash.h"
+#include "runtime/base/log.h"
 #include "runtime/base/memory.h"
+#include "runtime/base/module.h"
 #include "runtime/base/text.h"
 
 #include <string.h>
+#include <unistd.h>
 
 struct lks_device {
     const lks_device_driver *driver;
@@ -23,26 +25,50 @@ static lks_status fail_unknown(const char *name)
 {
     lks_text known = {0};
     for (const lks_device_driver *const *d = lks_device_drivers; *d; ++d)
-        lks_text_append(&known, "%s%s", known.length ? ", " : "", (*d)->name);
-    lks_status status = LKS_FAIL(LKS_ERR_USAGE, "device %s: unknown; this build has %s", name,
-                                 known.data ? known.data : "none");
+        lks_text_append(&known, ", %s", (*d)->name);
+    lks_status status =
+        LKS_FAIL(LKS_ERR_USAGE, "device.name \"%s\" is unknown: there are auto%s, cuda", name,
+                 known.data ? known.data : "");
     lks_text_release(&known);
     return status;
 }
 
+static lks_status find_cuda(const lks_device_driver **out)
+{
+    const void *symbol = NULL;
+    LKS_TRY(lks_module_symbol("cuda", "lks_cuda_device_driver", &symbol));
+    *out = symbol;
+    return LKS_OK;
+}
+
 /* "cpu:x86-64-v3" is driver "cpu", variant "x86-64-v3". */
-static lks_status find_driver(const char *name, const lks_device_driver **out, const char **variant)
+static lks_status find_named(const char *name, const lks_device_driver **out, const char **variant)
 {
     size_t length = strcspn(name, ":");
     *variant = name[length] ? name + length + 1 : NULL;
-    for (const lks_device_driver *const *d = lks_device_drivers; *d; ++d) {
-        bool same = strlen((*d)->name) == length && !strncmp((*d)->name, name, length);
-        if (same || !strcmp(name, "auto")) {
+    for (const lks_device_driver *const *d = lks_device_drivers; *d; ++d)
+        if (strlen((*d)->name) == length && !strncmp((*d)->name, name, length)) {
             *out = *d;
             return LKS_OK;
         }
-    }
-    return fail_unknown(name);
+    if (length != strlen("cuda") || strncmp(name, "cuda", length) != 0)
+        return fail_unknown(name);
+    LKS_TRY(find_cuda(out));
+    return (*out)->available();
+}
+
+static lks_status find_driver(const char *name, const lks_device_driver **out, const char **variant)
+{
+    if (strcmp(name, "auto") != 0)
+        return find_named(name, out, variant);
+    *variant = NULL;
+    bool gpu = access("/dev/nvidiactl", F_OK) == 0;
+    if (gpu && find_cuda(out) == LKS_OK && (*out)->available() == LKS_OK)
+        return LKS_OK;
+    if (gpu)
+        lks_log_warn("device auto takes the cpu: %s", lks_status_message());
+    *out = lks_device_drivers[0];
+    return LKS_OK;
 }
 
 lks_status lks_device_open(lks_device **out, const char *name, int local_rank)
@@ -96,6 +122,11 @@ void lks_device_free(lks_device *device, void *memory, size_t bytes)
     device->driver->free(device->instance, memory, bytes);
 }
 
+bool lks_device_is_host(const lks_device *device)
+{
+    return device->driver->is_host;
+}
+
 lks_status lks_device_copy_in(lks_device *device, void *to_device, const void *from_host,
                               size_t bytes)
 {
@@ -106,6 +137,105 @@ lks_status lks_device_copy_out(lks_device *device, void *to_host, const void *fr
                                size_t bytes)
 {
     return device->driver->copy_out(device->instance, to_host, from_device, bytes);
+}
+
+lks_status lks_device_copy(lks_device *device, void *to, const void *from, size_t bytes)
+{
+    return device->driver->copy(device->instance, to, from, bytes);
+}
+
+lks_status lks_device_synchronize(lks_device *device)
+{
+    return device->driver->is_host ? LKS_OK : device->driver->synchronize(device->instance);
+}
+
+uint64_t lks_device_waits(const lks_device *device)
+{
+    return device->driver->is_host ? 0 : device->driver->waits(device->instance);
+}
+
+/* --- Uploads ----------------------------------------------------------------- */
+
+lks_status lks_device_pin(lks_device *device, void *host, size_t bytes)
+{
+    return device->driver->is_host ? LKS_OK : device->driver->pin(device->instance, host, bytes);
+}
+
+void lks_device_unpin(lks_device *device, void *host, size_t bytes)
+{
+    if (!device->driver->is_host)
+        device->driver->unpin(device->instance, host, bytes);
+}
+
+lks_status lks_device_upload_begin(lks_device *device, int slot)
+{
+    return device->driver->is_host ? LKS_OK : device->driver->upload_begin(device->instance, slot);
+}
+
+lks_status lks_device_upload(lks_device *device, void *to_device, const void *from_host,
+                             size_t bytes)
+{
+    const lks_device_driver *driver = device->driver;
+    return (driver->is_host ? driver->copy_in : driver->upload)(device->instance, to_device,
+                                                                from_host, bytes);
+}
+
+lks_status lks_device_upload_end(lks_device *device, int slot)
+{
+    return device->driver->is_host ? LKS_OK : device->driver->upload_end(device->instance, slot);
+}
+
+lks_status lks_device_upload_release(lks_device *device, int slot)
+{
+    return device->driver->is_host ? LKS_OK
+                                   : device->driver->upload_release(device->instance, slot);
+}
+
+lks_status lks_device_upload_wait(lks_device *device, int slot)
+{
+    return device->driver->is_host ? LKS_OK : device->driver->upload_wait(device->instance, slot);
+}
+
+/* --- Recordings and ranges --------------------------------------------------- */
+
+bool lks_device_can_record(const lks_device *device)
+{
+    return device->driver->record_begin != NULL;
+}
+
+lks_status lks_device_record_begin(lks_device *device)
+{
+    return lks_device_can_record(device) ? device->driver->record_begin(device->instance) : LKS_OK;
+}
+
+lks_status lks_device_record_end(lks_device *device, lks_recording **out)
+{
+    *out = NULL;
+    return lks_device_can_record(device) ? device->driver->record_end(device->instance, out)
+                                         : LKS_OK;
+}
+
+lks_status lks_device_record_launch(lks_device *device, lks_recording *recording)
+{
+    return device->driver->record_launch(device->instance, recording);
+}
+
+void lks_device_record_free(lks_device *device, lks_recording *recording)
+{
+    if (recording)
+        device->driver->record_free(device->instance, recording);
+}
+
+void lks_device_range_begin(lks_device *device, const char *name)
+{
+    if (device->driver->range_begin)
+        device->driver->range_begin(device->instance, name);
+}
+
+void lks_device_range_end(lks_device *device)
+{
+    if (device->driver->range_end)
+        device->driver->range_end(device->instance);
 }
 
 /* --- Kernels ---------------------------------------------------------------- */
@@ -199,12 +329,40 @@ lks_status lks_kernel_execute(lks_kernel *kernel, const lks_kernel_run *run)
 
 /* --- Flat memory ------------------------------------------------------------ */
 
-lks_status lks_device_sum_partials(lks_device *device, const lks_partial *partials,
-                                   int partial_count, int lanes, uint64_t elements, float *out,
-                                   double *square_sum)
+/* Whether the next partials are the nodes of tree(first, end) in order; *next
+ * is left after them. */
+static bool covers(const lks_partial **next, const lks_partial *end_partial, int first, int end)
 {
-    return device->driver->sum_partials(device->instance, partials, partial_count, lanes, elements,
-                                        out, square_sum);
+    if (*next == end_partial)
+        return false;
+    if ((*next)->first_lane == first && (*next)->end_lane == end) {
+        ++*next;
+        return true;
+    }
+    if (end - first < 2)
+        return false;
+    int middle = lks_tree_split(first, end);
+    return covers(next, end_partial, first, middle) && covers(next, end_partial, middle, end);
+}
+
+static lks_status check_partials(const lks_sum *sum)
+{
+    const lks_partial *next = sum->partials, *end = next + sum->partial_count;
+    if (covers(&next, end, 0, sum->lanes) && next == end)
+        return LKS_OK;
+    if (next == end)
+        return LKS_FAIL(LKS_ERR_INTERNAL, "%d partial sums do not cover %d lanes",
+                        sum->partial_count, sum->lanes);
+    return LKS_FAIL(LKS_ERR_INTERNAL,
+                    "partial sum %d, of lanes [%d, %d), is not the next node of the tree over %d "
+                    "lanes",
+                    (int)(next - sum->partials), next->first_lane, next->end_lane, sum->lanes);
+}
+
+lks_status lks_device_sum_blocks(lks_device *device, const lks_sum *sum)
+{
+    LKS_TRY(check_partials(sum));
+    return device->driver->sum_blocks(device->instance, sum);
 }
 
 lks_status lks_device_add(lks_device *device, uint64_t elements, const float *from, float *into)
@@ -212,9 +370,19 @@ lks_status lks_device_add(lks_device *device, uint64_t elements, const float *fr
     return device->driver->add(device->instance, elements, from, into);
 }
 
+lks_status lks_device_round(lks_device *device, uint64_t elements, const float *from, uint16_t *to)
+{
+    return device->driver->round(device->instance, elements, from, to);
+}
+
 lks_status lks_device_update(lks_device *device, const lks_update *update, uint64_t elements,
                              const float *gradient, float *parameter, float *state0, float *state1)
 {
+    bool adam = update->rule == LKS_UPDATE_ADAM;
+    bool state0_wanted = adam || (update->rule == LKS_UPDATE_SGD && update->momentum != 0);
+    if ((state0_wanted && !state0) || (adam && !state1))
+        return LKS_FAIL(LKS_ERR_INTERNAL, "update rule %d: its state is missing",
+                        (int)update->rule);
     return device->driver->update(device->instance, update, elements, gradient, parameter, state0,
                                   state1);
 }

@@ -10,8 +10,8 @@
 #ifndef LKS_KERNELS_DEVICE_H
 #define LKS_KERNELS_DEVICE_H
 
+#include "runtime/base/layout.h"
 #include "runtime/base/status.h"
-#include "runtime/base/tensor.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -20,22 +20,68 @@
 typedef struct lks_device lks_device;
 typedef struct lks_kernel lks_kernel;
 
-/* `name`: "cpu" (or a device this build has; "auto" is the best there is), or
- * "cpu:x86-64-v3" for one of the device's variants (README.md). An unknown one
- * is LKS_ERR_USAGE naming those there are. */
+/* `name`: "cpu", "cuda", or "cpu:x86-64-v3" for one of the device's variants (README.md); "auto" is
+ * cuda where this build has it and the machine a device, else cpu. An unknown one is
+ * LKS_ERR_USAGE naming those there are; one that cannot be had here says what is missing.
+ * `local_rank`: of the node's ranks, which share its devices out. */
 lks_status lks_device_open(lks_device **out, const char *name, int local_rank) LKS_MUST_CHECK;
 void lks_device_close(lks_device *device); /* NULL is fine */
 const char *lks_device_name(const lks_device *device);
+/* True when its memory is ordinary host memory and its calls return when they are done. */
+bool lks_device_is_host(const lks_device *device);
 /* What the bits depend on: "cpu x86-64-v4 AMD EPYC onednn-2.6.3". Same text, same bits. */
 const char *lks_device_arithmetic(const lks_device *device);
+
+/* Order: a device runs what it is given one after the other. Calls may return before their work is
+ * done; copy_out and synchronize wait for all of it. A failure found while running (an id
+ * out of range) is returned by the call itself or by the next one that waits. */
 
 /* Memory of the device, 64-byte aligned, zeroed. */
 lks_status lks_device_allocate(lks_device *device, size_t bytes, void **out) LKS_MUST_CHECK;
 void lks_device_free(lks_device *device, void *memory, size_t bytes);
+/* `from_host` may change as soon as it returns. */
 lks_status lks_device_copy_in(lks_device *device, void *to_device, const void *from_host,
                               size_t bytes) LKS_MUST_CHECK;
 lks_status lks_device_copy_out(lks_device *device, void *to_host, const void *from_device,
                                size_t bytes) LKS_MUST_CHECK;
+/* Within the device; the two do not overlap. */
+lks_status lks_device_copy(lks_device *device, void *to, const void *from,
+                           size_t bytes) LKS_MUST_CHECK;
+lks_status lks_device_synchronize(lks_device *device) LKS_MUST_CHECK;
+/* How often the host has waited for all of the device's work (copy_out, synchronize). */
+uint64_t lks_device_waits(const lks_device *device);
+
+/* Uploads run beside the kernels, from pinned host memory, in LKS_UPLOAD_SLOTS slots of
+ * device memory used in turn:
+ *     upload_begin(slot)   waits, on the device, for the kernels that read the slot before
+ *     upload(...)          any number
+ *     upload_end(slot)     kernels given from here on see it
+ *     ... kernels that read it ...
+ *     upload_release(slot) no kernel given from here on reads it
+ *     upload_wait(slot)    (the host waits) what it was copied from may change
+ * On a host device `upload` copies and the rest is nothing. */
+enum { LKS_UPLOAD_SLOTS = 2 };
+lks_status lks_device_pin(lks_device *device, void *host, size_t bytes) LKS_MUST_CHECK;
+void lks_device_unpin(lks_device *device, void *host, size_t bytes);
+lks_status lks_device_upload_begin(lks_device *device, int slot) LKS_MUST_CHECK;
+lks_status lks_device_upload(lks_device *device, void *to_device, const void *from_host,
+                             size_t bytes) LKS_MUST_CHECK;
+lks_status lks_device_upload_end(lks_device *device, int slot) LKS_MUST_CHECK;
+lks_status lks_device_upload_release(lks_device *device, int slot) LKS_MUST_CHECK;
+lks_status lks_device_upload_wait(lks_device *device, int slot) LKS_MUST_CHECK;
+
+/* Kernels given between begin and end are recorded instead of run, with the addresses they were given; launch runs them
+ * all. Unsupported (a host device): *out is NULL after end, and they ran at once. */
+typedef struct lks_recording lks_recording;
+lks_status lks_device_record_begin(lks_device *device) LKS_MUST_CHECK;
+lks_status lks_device_record_end(lks_device *device, lks_recording **out) LKS_MUST_CHECK;
+lks_status lks_device_record_launch(lks_device *device, lks_recording *recording) LKS_MUST_CHECK;
+void lks_device_record_free(lks_device *device, lks_recording *recording); /* NULL is fine */
+bool lks_device_can_record(const lks_device *device);
+
+/* Names a stretch of work for profilers (NVTX); nested. Nothing where there are none. */
+void lks_device_range_begin(lks_device *device, const char *name);
+void lks_device_range_end(lks_device *device);
 
 typedef struct lks_kernel_tensor {
     lks_dtype dtype; /* LKS_NONE: absent */
@@ -56,7 +102,7 @@ typedef struct lks_kernel_spec {
 typedef struct lks_kernel_context {
     uint64_t seed;
     const uint64_t
-        *positions; /* [micro-batch] position p of each sample, in host memory; for dropout */
+        *positions; /* [micro-batch] position p of each sample; device memory; for dropout */
 } lks_kernel_context;
 
 typedef struct lks_kernel_run {
@@ -80,17 +126,27 @@ lks_status lks_kernel_execute(lks_kernel *kernel, const lks_kernel_run *run) LKS
 /* One leaf of the lane tree: the partial sum of lanes [first, end). */
 typedef struct lks_partial {
     int first_lane, end_lane;
-    const float *data; /* [elements] */
+    const float *data; /* device memory: where element `origin` of the flat array is */
+    uint64_t origin;
 } lks_partial;
 
-/* out = sum of the partials in the fixed tree over [0, lanes): tree(a, b) is
- * tree(a, m) + tree(m, b) with m - a the largest power of two below b - a. The partials are sorted,
- * cover [0, lanes) and each is a node of the tree. `out` may be any one
- * partial's memory. *square_sum (NULL: not wanted) gets the sum of the squares
- * of `out` in f64, in a fixed order. */
-lks_status lks_device_sum_partials(lks_device *device, const lks_partial *partials,
-                                   int partial_count, int lanes, uint64_t elements, float *out,
-                                   double *square_sum) LKS_MUST_CHECK;
+/* For each of the `count` blocks: out = sum of the partials in the fixed tree over [0, lanes): tree(a, b) is
+ * tree(a, m) + tree(m, b) with m - a the largest power of two below b - a. The partials are sorted, cover [0, lanes) and each is a node of the tree. `out` is a flat array from element 0
+ * and may be any one partial's memory. square_sums[i] (NULL: not wanted; device memory) gets the sum of the squares of
+ * block i of `out` in f64, in a fixed order. `blocks`: device memory; `host_blocks`: the same in host memory. */
+typedef struct lks_sum {
+    const lks_layout_block *blocks, *host_blocks;
+    uint32_t count;
+    const lks_partial *partials; /* host memory */
+    int partial_count, lanes;
+    float *out;
+    double *square_sums;
+} lks_sum;
+lks_status lks_device_sum_blocks(lks_device *device, const lks_sum *sum) LKS_MUST_CHECK;
+
+/* The nearest bf16, ties to even. */
+lks_status lks_device_round(lks_device *device, uint64_t elements, const float *from,
+                            uint16_t *to) LKS_MUST_CHECK;
 
 /* into += from, elementwise. */
 lks_status lks_device_add(lks_device *device, uint64_t elements, const float *from,

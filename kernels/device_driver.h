@@ -20,9 +20,13 @@ typedef struct lks_kernel_driver {
     void (*release)(void *state);
 } lks_kernel_driver;
 
+/* What device.h promises of each call; a host device leaves NULL what says so. */
 typedef struct lks_device_driver {
     const char *name;
     const char *about; /* one line */
+    bool is_host;
+    /* LKS_OK, or what is missing on this machine. NULL: always there. */
+    lks_status (*available)(void);
     /* `variant`: what stood after a colon in the device's name; NULL: choose. */
     lks_status (*open)(void **instance, const char *variant, int local_rank);
     void (*close)(void *instance);
@@ -31,9 +35,28 @@ typedef struct lks_device_driver {
     void (*free)(void *instance, void *memory, size_t bytes);
     lks_status (*copy_in)(void *instance, void *to_device, const void *from_host, size_t bytes);
     lks_status (*copy_out)(void *instance, void *to_host, const void *from_device, size_t bytes);
-    lks_status (*sum_partials)(void *instance, const lks_partial *partials, int partial_count,
-                               int lanes, uint64_t elements, float *out, double *square_sum);
+    lks_status (*copy)(void *instance, void *to, const void *from, size_t bytes);
+    /* From here to record_free: NULL on a host device. */
+    lks_status (*synchronize)(void *instance);
+    uint64_t (*waits)(void *instance);
+    lks_status (*pin)(void *instance, void *host, size_t bytes);
+    void (*unpin)(void *instance, void *host, size_t bytes);
+    lks_status (*upload_begin)(void *instance, int slot);
+    lks_status (*upload)(void *instance, void *to_device, const void *from_host, size_t bytes);
+    lks_status (*upload_end)(void *instance, int slot);
+    lks_status (*upload_release)(void *instance, int slot);
+    lks_status (*upload_wait)(void *instance, int slot);
+    lks_status (*record_begin)(void *instance); /* NULL: cannot record */
+    lks_status (*record_end)(void *instance, lks_recording **out);
+    lks_status (*record_launch)(void *instance, lks_recording *recording);
+    void (*record_free)(void *instance, lks_recording *recording);
+    void (*range_begin)(void *instance, const char *name); /* NULL: no profiler */
+    void (*range_end)(void *instance);
+    /* The partials are known to cover the lanes. */
+    lks_status (*sum_blocks)(void *instance, const lks_sum *sum);
     lks_status (*add)(void *instance, uint64_t elements, const float *from, float *into);
+    lks_status (*round)(void *instance, uint64_t elements, const float *from, uint16_t *to);
+    /* The states that the rule needs are there. */
     lks_status (*update)(void *instance, const lks_update *update, uint64_t elements,
                          const float *gradient, float *parameter, float *state0, float *state1);
     /* NULL-terminated; from the registry that Meson writes. */
@@ -43,7 +66,16 @@ typedef struct lks_device_driver {
 /* The instance behind a handle, for the device's own kernels. */
 void *lks_device_instance(const lks_device *device);
 
-/* NULL-terminated; written by Meson. */
+/* Where tree(first, end) of device.h splits, end - first > 1. */
+static inline int lks_tree_split(int first, int end)
+{
+    int size = 1;
+    while (size < (end - first + 1) / 2)
+        size *= 2;
+    return first + size;
+}
+
+/* NULL-terminated; written by Meson. Built in; the cuda device comes with a module. */
 extern const lks_device_driver *const lks_device_drivers[];
 
 #endif

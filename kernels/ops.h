@@ -1,10 +1,19 @@
 /* What each kernel computes: the contract between the graph and the devices.
  *
  * Notation: B samples in the micro-batch, T context, M rows (all leading axes
- * flattened), f32 unless said. "in:" and "out:" list tensors in the spec's order;
+ * flattened). "in:" and "out:" list tensors in the spec's order;
  * [x] may be absent. An output marked (+=) may be accumulated into. An output
  * marked (=i) may share the memory of that input. All sums have a fixed order.
  * Images are B x H x W x C (channels last).
+ *
+ * Types: a tensor has the compute type of its call, f32 or bf16, the same for all, but
+ *   i32  ids, targets of cross_entropy
+ *   f32  gradients of parameters: dw, db, dgain, dbias, dtable, dplace; mean, rstd, lse, running
+ *        and other statistics; targets of squared_error; shift and scale of image
+ *   f64  stats
+ * and an output marked (+=) of the primitive kernels (from "unary" on) may be f32 though the inputs are bf16: it is then
+ * a parameter's gradient. With bf16 every kernel computes in f32 from what it reads and rounds each element
+ * that it writes once, to the nearest even; what it adds to is read and added in f32 before that.
  *
  * A kernel of the name `foo_grad...` gives gradients of the summed loss.
  */
@@ -177,6 +186,8 @@ typedef struct lks_reduce_attributes {
     int64_t outer, middle, inner;
     float scale;
 } lks_reduce_attributes;
+
+/* "cast": y = x in y's type.        in: x              out: y (+=), f32 */
 
 /* "permute": axis i of y is axis order[i] of x.         in: x   out: y (+=) */
 typedef struct lks_permute_attributes {

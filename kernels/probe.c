@@ -119,8 +119,10 @@ static lks_status digest(lks_device *device, const lks_kernel_tensor *tensor, co
 }
 
 typedef struct probe_memory {
-    void *inputs[TENSORS], *outputs[TENSORS], *workspace;
+    void *inputs[TENSORS], *outputs[TENSORS], *workspace, *positions;
 } probe_memory;
+
+static const uint64_t positions[] = {11, 12};
 
 static lks_status probe_allocate(lks_device *device, const probe_case *probe, uint32_t number,
                                  lks_kernel *kernel, probe_memory *memory)
@@ -135,14 +137,15 @@ static lks_status probe_allocate(lks_device *device, const probe_case *probe, ui
         if (output_bytes)
             LKS_TRY(lks_device_allocate(device, output_bytes, &memory->outputs[i]));
     }
+    LKS_TRY(lks_device_allocate(device, sizeof positions, &memory->positions));
+    LKS_TRY(lks_device_copy_in(device, memory->positions, positions, sizeof positions));
     return lks_device_allocate(device, lks_kernel_workspace(kernel), &memory->workspace);
 }
 
 static lks_status probe_execute(lks_device *device, const probe_case *probe, lks_kernel *kernel,
                                 probe_memory *memory, uint64_t *hash)
 {
-    static const uint64_t positions[] = {11, 12};
-    lks_kernel_context context = {7, positions};
+    lks_kernel_context context = {7, memory->positions};
     lks_kernel_run run = {(const void *const *)memory->inputs, memory->outputs, NULL,
                           memory->workspace, &context};
     LKS_TRY(lks_kernel_execute(kernel, &run));
@@ -167,25 +170,45 @@ static lks_status probe_kernel(lks_device *device, uint32_t number, uint64_t *ha
         lks_device_free(device, memory.inputs[i], bytes_of(&probe->inputs[i]));
         lks_device_free(device, memory.outputs[i], bytes_of(&probe->outputs[i]));
     }
+    lks_device_free(device, memory.positions, sizeof positions);
     lks_device_free(device, memory.workspace, lks_kernel_workspace(kernel));
     lks_kernel_release(kernel);
     return status;
 }
 
 /* Three partial sums of five lanes, then an Adam update with the result. */
-static lks_status probe_flat(lks_device *device, uint64_t *hash)
+enum { ARRAYS = 5, ELEMENTS = 5003 };
+static const lks_kernel_tensor flat_array = F32(ELEMENTS), one_number = F64(1);
+static const lks_layout_block whole = {.elements = ELEMENTS};
+
+typedef struct flat_memory {
+    float *arrays[ARRAYS];
+    void *block, *squares;
+} flat_memory;
+
+static lks_status flat_allocate(lks_device *device, flat_memory *memory)
 {
-    enum { ARRAYS = 5, ELEMENTS = 5003 };
-    const lks_kernel_tensor array = F32(ELEMENTS);
-    float *arrays[ARRAYS] = {0};
-    lks_status status = LKS_OK;
-    for (uint32_t i = 0; i < ARRAYS && status == LKS_OK; ++i) {
-        status = lks_device_allocate(device, bytes_of(&array), (void **)&arrays[i]);
-        if (status == LKS_OK)
-            status = fill(device, &array, CASES * TENSORS + i, arrays[i]);
+    for (uint32_t i = 0; i < ARRAYS; ++i) {
+        LKS_TRY(lks_device_allocate(device, bytes_of(&flat_array), (void **)&memory->arrays[i]));
+        LKS_TRY(fill(device, &flat_array, CASES * TENSORS + i, memory->arrays[i]));
     }
-    double squares = 0;
-    lks_partial partials[] = {{0, 2, arrays[0]}, {2, 4, arrays[1]}, {4, 5, arrays[2]}};
+    LKS_TRY(lks_device_allocate(device, sizeof whole, &memory->block));
+    LKS_TRY(lks_device_allocate(device, bytes_of(&one_number), &memory->squares));
+    return lks_device_copy_in(device, memory->block, &whole, sizeof whole);
+}
+
+static lks_status flat_run(lks_device *device, const flat_memory *memory, uint64_t *hash)
+{
+    float *const *arrays = memory->arrays;
+    lks_partial partials[] = {{0, 2, arrays[0], 0}, {2, 4, arrays[1], 0}, {4, 5, arrays[2], 0}};
+    lks_sum sum = {.blocks = memory->block,
+                   .host_blocks = &whole,
+                   .count = 1,
+                   .partials = partials,
+                   .partial_count = 3,
+                   .lanes = 5,
+                   .out = arrays[0],
+                   .square_sums = memory->squares};
     lks_update adam = {.rule = LKS_UPDATE_ADAM,
                        .gradient_scale = 0.3f,
                        .lr = 0.01f,
@@ -196,17 +219,23 @@ static lks_status probe_flat(lks_device *device, uint64_t *hash)
                        .correction1 = 0.1f,
                        .correction2 = 0.05f,
                        .decoupled = true};
-    if (status == LKS_OK)
-        status = lks_device_sum_partials(device, partials, 3, 5, ELEMENTS, arrays[0], &squares);
-    if (status == LKS_OK)
-        status =
-            lks_device_update(device, &adam, ELEMENTS, arrays[0], arrays[1], arrays[3], arrays[4]);
-    for (int i = 0; i < ARRAYS && status == LKS_OK; ++i)
-        status = digest(device, &array, arrays[i], hash);
-    uint64_t pair[2] = {*hash, lks_hash_xxh3(&squares, sizeof squares)};
-    *hash = lks_hash_xxh3(pair, sizeof pair);
+    LKS_TRY(lks_device_sum_blocks(device, &sum));
+    LKS_TRY(lks_device_update(device, &adam, ELEMENTS, arrays[0], arrays[1], arrays[3], arrays[4]));
     for (int i = 0; i < ARRAYS; ++i)
-        lks_device_free(device, arrays[i], bytes_of(&array));
+        LKS_TRY(digest(device, &flat_array, arrays[i], hash));
+    return digest(device, &one_number, memory->squares, hash);
+}
+
+static lks_status probe_flat(lks_device *device, uint64_t *hash)
+{
+    flat_memory memory = {0};
+    lks_status status = flat_allocate(device, &memory);
+    if (status == LKS_OK)
+        status = flat_run(device, &memory, hash);
+    for (int i = 0; i < ARRAYS; ++i)
+        lks_device_free(device, memory.arrays[i], bytes_of(&flat_array));
+    lks_device_free(device, memory.block, sizeof whole);
+    lks_device_free(device, memory.squares, bytes_of(&one_number));
     return status;
 }
 

@@ -26,21 +26,12 @@
 
 /* The arithmetic on flat arrays; see device.h. */
 typedef struct lks_cpu_flat {
-    void (*sum_partials)(const lks_partial *partials, int partial_count, int lanes,
-                         uint64_t elements, float *out, double *square_sum);
+    void (*sum_blocks)(const lks_sum *sum);
     void (*add)(uint64_t elements, const float *from, float *into);
+    void (*round)(uint64_t elements, const float *from, uint16_t *to);
     void (*update)(const lks_update *update, uint64_t elements, const float *gradient,
                    float *parameter, float *state0, float *state1);
 } lks_cpu_flat;
-
-/* Where tree(first, end) of device.h splits, end - first > 1. */
-static inline int lks_cpu_tree_split(int first, int end)
-{
-    int half = 1;
-    while (half < (end - first + 1) / 2)
-        half *= 2;
-    return first + half;
-}
 
 /* All that was compiled for one instruction set. */
 typedef struct lks_cpu_isa {

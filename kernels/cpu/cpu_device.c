@@ -140,38 +140,9 @@ static lks_status cpu_copy(void *instance, void *to, const void *from, size_t by
     return LKS_OK;
 }
 
-/* Whether the next partials are the nodes of tree(first, end) in order; *next
- * is left after them. */
-static bool cpu_covers(const lks_partial **next, const lks_partial *end_partial, int first, int end)
+static lks_status cpu_sum_blocks(void *instance, const lks_sum *sum)
 {
-    if (*next == end_partial)
-        return false;
-    if ((*next)->first_lane == first && (*next)->end_lane == end) {
-        ++*next;
-        return true;
-    }
-    if (end - first < 2)
-        return false;
-    int middle = lks_cpu_tree_split(first, end);
-    return cpu_covers(next, end_partial, first, middle) &&
-           cpu_covers(next, end_partial, middle, end);
-}
-
-static lks_status cpu_sum_partials(void *instance, const lks_partial *partials, int partial_count,
-                                   int lanes, uint64_t elements, float *out, double *square_sum)
-{
-    const lks_partial *next = partials, *end = partials + partial_count;
-    if (!cpu_covers(&next, end, 0, lanes) || next != end) {
-        if (next == end)
-            return LKS_FAIL(LKS_ERR_INTERNAL, "%d partial sums do not cover %d lanes",
-                            partial_count, lanes);
-        return LKS_FAIL(LKS_ERR_INTERNAL,
-                        "partial sum %d, of lanes [%d, %d), is not the next node of the tree over "
-                        "%d lanes",
-                        (int)(next - partials), next->first_lane, next->end_lane, lanes);
-    }
-    ((lks_cpu_device *)instance)
-        ->isa->flat->sum_partials(partials, partial_count, lanes, elements, out, square_sum);
+    ((lks_cpu_device *)instance)->isa->flat->sum_blocks(sum);
     return LKS_OK;
 }
 
@@ -181,14 +152,15 @@ static lks_status cpu_add(void *instance, uint64_t elements, const float *from, 
     return LKS_OK;
 }
 
+static lks_status cpu_round(void *instance, uint64_t elements, const float *from, uint16_t *to)
+{
+    ((lks_cpu_device *)instance)->isa->flat->round(elements, from, to);
+    return LKS_OK;
+}
+
 static lks_status cpu_update(void *instance, const lks_update *update, uint64_t elements,
                              const float *gradient, float *parameter, float *state0, float *state1)
 {
-    bool adam = update->rule == LKS_UPDATE_ADAM;
-    bool state0_wanted = adam || (update->rule == LKS_UPDATE_SGD && update->momentum != 0);
-    if ((state0_wanted && !state0) || (adam && !state1))
-        return LKS_FAIL(LKS_ERR_INTERNAL, "update rule %d: its state is missing",
-                        (int)update->rule);
     ((lks_cpu_device *)instance)
         ->isa->flat->update(update, elements, gradient, parameter, state0, state1);
     return LKS_OK;
@@ -203,6 +175,7 @@ extern const lks_device_driver lks_cpu_device_driver;
 const lks_device_driver lks_cpu_device_driver = {
     .name = "cpu",
     .about = "one core: oneDNN's products and own kernels",
+    .is_host = true,
     .open = cpu_open,
     .close = cpu_close,
     .arithmetic = cpu_arithmetic,
@@ -210,8 +183,10 @@ const lks_device_driver lks_cpu_device_driver = {
     .free = cpu_free,
     .copy_in = cpu_copy,
     .copy_out = cpu_copy,
-    .sum_partials = cpu_sum_partials,
+    .copy = cpu_copy,
+    .sum_blocks = cpu_sum_blocks,
     .add = cpu_add,
+    .round = cpu_round,
     .update = cpu_update,
     .kernels = cpu_kernels,
 };

@@ -6,6 +6,7 @@
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vector_math.h"
+#include "runtime/base/bf16.h"
 
 #include <string.h>
 
@@ -17,7 +18,7 @@ enum {
 
 typedef struct tree_walk {
     const lks_partial *next;
-    uint64_t offset, count;
+    uint64_t offset, count; /* of the chunk in the flat array */
     float (*level)[CHUNK];
 } tree_walk;
 
@@ -31,9 +32,12 @@ static void add_chunks(uint64_t count, const float *a, const float *b, float *ou
 /* The chunk of tree(first, end): a leaf's own memory or walk->level[level]. */
 static const float *tree_evaluate(tree_walk *walk, int first, int end, int level)
 {
-    if (walk->next->first_lane == first && walk->next->end_lane == end)
-        return (walk->next++)->data + walk->offset;
-    int middle = lks_cpu_tree_split(first, end);
+    const lks_partial *leaf = walk->next;
+    if (leaf->first_lane == first && leaf->end_lane == end) {
+        ++walk->next;
+        return leaf->data + (walk->offset - leaf->origin);
+    }
+    int middle = lks_tree_split(first, end);
     const float *left = tree_evaluate(walk, first, middle, level);
     const float *right = tree_evaluate(walk, middle, end, level + 1);
     add_chunks(walk->count, left, right, walk->level[level]);
@@ -58,32 +62,49 @@ static double sum_squares(const double sums[SQUARES])
     return total;
 }
 
-static void cpu_sum_partials(const lks_partial *partials, int partial_count, int lanes,
-                             uint64_t elements, float *out, double *square_sum)
+static void sum_chunk(const lks_sum *sum, tree_walk *walk)
+{
+    float *out = sum->out + walk->offset;
+    if (sum->partial_count > 1) {
+        int middle = lks_tree_split(0, sum->lanes);
+        const float *left = tree_evaluate(walk, 0, middle, 0);
+        const float *right = tree_evaluate(walk, middle, sum->lanes, 1);
+        add_chunks(walk->count, left, right, out);
+        return;
+    }
+    const float *only = sum->partials->data + (walk->offset - sum->partials->origin);
+    if (out != only)
+        memcpy(out, only, walk->count * sizeof *out);
+}
+
+static void cpu_sum_blocks(const lks_sum *sum)
 {
     float level[LEVELS][CHUNK];
-    double sums[SQUARES] = {0};
-    for (uint64_t offset = 0; offset < elements; offset += CHUNK) {
-        uint64_t count = elements - offset < CHUNK ? elements - offset : CHUNK;
-        tree_walk walk = {partials, offset, count, level};
-        if (partial_count > 1) {
-            int middle = lks_cpu_tree_split(0, lanes);
-            const float *left = tree_evaluate(&walk, 0, middle, 0);
-            const float *right = tree_evaluate(&walk, middle, lanes, 1);
-            add_chunks(count, left, right, out + offset);
-        } else if (out != partials->data) {
-            memcpy(out + offset, partials->data + offset, count * sizeof *out);
+    for (uint32_t i = 0; i < sum->count; ++i) {
+        const lks_layout_block *block = &sum->host_blocks[i];
+        double squares[SQUARES] = {0};
+        for (uint64_t at = 0; at < block->elements; at += CHUNK) {
+            uint64_t count = block->elements - at < CHUNK ? block->elements - at : CHUNK;
+            tree_walk walk = {sum->partials, block->offset + at, count, level};
+            sum_chunk(sum, &walk);
+            if (sum->square_sums)
+                add_squares(squares, sum->out + walk.offset, count);
         }
-        if (square_sum)
-            add_squares(sums, out + offset, count);
+        if (sum->square_sums)
+            sum->square_sums[i] = sum_squares(squares);
     }
-    if (square_sum)
-        *square_sum = sum_squares(sums);
 }
 
 static void cpu_add(uint64_t elements, const float *from, float *into)
 {
     add_chunks(elements, into, from, into);
+}
+
+static void cpu_round(uint64_t elements, const float *from, uint16_t *to)
+{
+#pragma omp simd
+    for (uint64_t i = 0; i < elements; ++i)
+        to[i] = lks_bf16_of(from[i]);
 }
 
 static void update_sgd(const lks_update *u, uint64_t elements, const float *gradient,
@@ -159,4 +180,4 @@ static void cpu_update(const lks_update *update, uint64_t elements, const float 
 }
 
 extern const lks_cpu_flat LKS_ISA_NAME(lks_cpu_flat);
-const lks_cpu_flat LKS_ISA_NAME(lks_cpu_flat) = {cpu_sum_partials, cpu_add, cpu_update};
+const lks_cpu_flat LKS_ISA_NAME(lks_cpu_flat) = {cpu_sum_blocks, cpu_add, cpu_round, cpu_update};

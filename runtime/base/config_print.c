@@ -1,4 +1,5 @@
 #include "runtime/base/config_internal.h"
+#include "runtime/base/yaml_text.h"
 
 #include <string.h>
 
@@ -13,40 +14,6 @@ static bool config_is_plain(const char *text)
            strcmp(text, "null") != 0;
 }
 
-/* The code point at `text`, which is UTF-8, and its length. */
-static uint32_t config_code_point(const char *text, size_t *length)
-{
-    const unsigned char *byte = (const unsigned char *)text;
-    *length = byte[0] < 0x80 ? 1 : byte[0] < 0xe0 ? 2 : byte[0] < 0xf0 ? 3 : 4;
-    uint32_t point = *length == 1 ? byte[0] : byte[0] & (0xffu >> (*length + 1));
-    for (size_t i = 1; i < *length; ++i)
-        point = point << 6 | (byte[i] & 0x3f);
-    return point;
-}
-
-/* YAML reads these as line breaks, or not at all, unless they are escaped. */
-static bool config_needs_escape(uint32_t point)
-{
-    return point < 0x20 || (point >= 0x7f && point <= 0xa0) || point == 0x2028 || point == 0x2029 ||
-           point == 0xfeff || point == 0xfffe || point == 0xffff;
-}
-
-static void config_print_quoted(const char *text, lks_text *out)
-{
-    size_t length;
-    lks_text_append(out, "\"");
-    for (; *text; text += length) {
-        uint32_t point = config_code_point(text, &length);
-        if (config_needs_escape(point))
-            lks_text_append(out, "\\u%04x", (unsigned)point);
-        else if (point == '"' || point == '\\')
-            lks_text_append(out, "\\%c", (char)point);
-        else
-            lks_text_append_bytes(out, text, length);
-    }
-    lks_text_append(out, "\"");
-}
-
 static void config_print_value(const config_known *known, lks_text *out)
 {
     lks_option_type type = known->type;
@@ -57,7 +24,7 @@ static void config_print_value(const config_known *known, lks_text *out)
         for (const char *c = known->value; *c; ++c)
             lks_text_append(out, *c == ',' ? ", " : "%c", *c);
     } else {
-        config_print_quoted(known->value, out);
+        lks_yaml_append_quoted(out, known->value);
     }
     if (type == LKS_OPTION_LIST)
         lks_text_append(out, "]");

@@ -9,6 +9,11 @@
 
 #include <stdint.h>
 
+/* Set before the first include where the functions are for another kind of processor too. */
+#ifndef LKS_RNG_QUALIFIER
+#define LKS_RNG_QUALIFIER
+#endif
+
 /* Purposes; a stream is (purpose << 32 | instance), instance being an op, a
  * parameter or an epoch. */
 typedef enum lks_rng_purpose {
@@ -26,8 +31,8 @@ typedef struct lks_rng_block {
 
 /* The 128-bit counter is (element block, position), 96 bits used of purpose
  * and instance are mixed into the key with the seed. */
-static inline lks_rng_block lks_rng_philox(uint64_t key, uint64_t counter_low,
-                                           uint64_t counter_high)
+static inline LKS_RNG_QUALIFIER lks_rng_block lks_rng_philox(uint64_t key, uint64_t counter_low,
+                                                             uint64_t counter_high)
 {
     uint32_t c0 = (uint32_t)counter_low, c1 = (uint32_t)(counter_low >> 32);
     uint32_t c2 = (uint32_t)counter_high, c3 = (uint32_t)(counter_high >> 32);
@@ -49,7 +54,8 @@ static inline lks_rng_block lks_rng_philox(uint64_t key, uint64_t counter_low,
 
 /* The key of a stream: SplitMix64's finaliser (Steele et al., OOPSLA 2014) over
  * seed, purpose and instance. */
-static inline uint64_t lks_rng_key(uint64_t seed, lks_rng_purpose purpose, uint32_t instance)
+static inline LKS_RNG_QUALIFIER uint64_t lks_rng_key(uint64_t seed, lks_rng_purpose purpose,
+                                                     uint32_t instance)
 {
     uint64_t z = seed + 0x9E3779B97F4A7C15u * (((uint64_t)purpose << 32 | instance) + 1);
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -58,13 +64,14 @@ static inline uint64_t lks_rng_key(uint64_t seed, lks_rng_purpose purpose, uint3
 }
 
 /* Four words for elements [4*element_block, 4*element_block + 4) at a position. */
-static inline lks_rng_block lks_rng_words(uint64_t key, uint64_t position, uint64_t element_block)
+static inline LKS_RNG_QUALIFIER lks_rng_block lks_rng_words(uint64_t key, uint64_t position,
+                                                            uint64_t element_block)
 {
     return lks_rng_philox(key, element_block, position);
 }
 
 /* [0, 1) with 24 bits. */
-static inline float lks_rng_uniform(uint32_t word)
+static inline LKS_RNG_QUALIFIER float lks_rng_uniform(uint32_t word)
 {
     return (float)(word >> 8) * 0x1p-24f;
 }

@@ -231,3 +231,9 @@ const char *lks_text_bytes(char *out, size_t size, uint64_t bytes)
     snprintf(out, size, "%.*f %s", whole ? 0 : 1, value, units[unit]);
     return out;
 }
+
+const char *lks_text_count(char *out, size_t size, uint64_t count, const char *noun)
+{
+    snprintf(out, size, "%llu %s%s", (unsigned long long)count, noun, count == 1 ? "" : "s");
+    return out;
+}

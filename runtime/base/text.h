@@ -33,5 +33,7 @@ const char *lks_text_nearest(const char *wrong, const char *const *words, size_t
 
 /* "1.5 GiB", "12 KiB": for people. Writes at most `size` bytes, returns out. */
 const char *lks_text_bytes(char *out, size_t size, uint64_t bytes);
+/* "1 rank", "2 ranks": for people. Writes at most `size` bytes, returns out. */
+const char *lks_text_count(char *out, size_t size, uint64_t count, const char *noun);
 
 #endif
