@@ -23,6 +23,7 @@ typedef struct lks_link_spec {
     const lks_layout *layout;
     int lanes;                  /* at least as many as there are ranks */
     const lks_buckets *buckets; /* count times partials of any rank fits below LKS_TAG_PARAMETERS */
+    const lks_verbs_options *verbs; /* NULL: none */
 } lks_link_spec;
 
 /* Any call but usable may be made only between a successful open and close. Within a step:
@@ -30,14 +31,15 @@ typedef struct lks_link_spec {
 typedef struct lks_link_driver {
     const char *name;
     const char *about;
-    /* Whether it can serve; else LKS_ERR_USAGE and why not. The same on every rank. */
+    /* True: when it is usable but cannot be opened, "auto" says so and takes the next. */
+    bool may_give_way;
+    /* (collective) Whether it can serve; else LKS_ERR_USAGE and why not. The same on every rank. */
     lks_status (*usable)(const lks_link_spec *spec);
     lks_status (*open)(void **instance, const lks_link_spec *spec); /* (collective) */
     void (*close)(void *instance);                                  /* (collective) */
     /* Zeroed flat arrays, of the device. */
     float *(*parameters)(void *instance);
     float *(*gradient)(void *instance, int level); /* level < lks_lane_levels of this rank */
-    lks_status (*publish)(void *instance);         /* (collective) */
     lks_status (*begin)(void *instance);
     /* The bucket's blocks are final in all of this rank's partials. Records or starts. */
     lks_status (*offer)(void *instance, uint32_t bucket);
@@ -45,7 +47,9 @@ typedef struct lks_link_driver {
     /* All buckets are offered: waits until own blocks are summed and own gradient arrays are not
      * needed by messages any more; adds to *wait_seconds. */
     lks_status (*sum)(void *instance, double *wait_seconds);
-    const float *(*block)(void *instance, uint32_t block, double *square_sum);
+    /* After sum: the flat array that holds own blocks' sums; and their square sums, [own blocks]. Device memory. */
+    const float *(*sums)(void *instance);
+    const double *(*square_sums)(void *instance);
     /* (collective) Adds to *wait_seconds. */
     lks_status (*gather)(void *instance, double *wait_seconds);
     /* Adds: shared_bytes of the node, private_bytes of this rank. */

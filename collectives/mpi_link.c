@@ -45,19 +45,6 @@ static int mpi_tag(const mpi_link *link, uint32_t bucket, int level)
     return (int)bucket * link->shard.partials + level;
 }
 
-/* The part of a bucket that rank `owner` owns, as elements; 0 when there is none. */
-static void mpi_part_of(const mpi_link *link, uint32_t bucket, int owner, uint64_t *offset,
-                        uint64_t *elements)
-{
-    const lks_link_spec *spec = &link->shard.spec;
-    uint32_t first = spec->buckets->first_block[bucket];
-    uint32_t end = spec->buckets->first_block[bucket + 1], owned_first = 0, owned_end = 0;
-    lks_layout_owned(spec->layout, owner, link->size, &owned_first, &owned_end);
-    first = first > owned_first ? first : owned_first;
-    end = end < owned_end ? end : owned_end;
-    lks_layout_range(spec->layout, first, end, offset, elements);
-}
-
 static lks_status mpi_link_allocate(mpi_link *link)
 {
     const lks_link_spec *spec = &link->shard.spec;
@@ -81,14 +68,6 @@ static lks_status mpi_link_allocate(mpi_link *link)
     return LKS_OK;
 }
 
-static void mpi_link_owned_range(const mpi_link *link, int rank, uint64_t *offset,
-                                 uint64_t *elements)
-{
-    uint32_t first = 0, end = 0;
-    lks_layout_owned(link->shard.spec.layout, rank, link->size, &first, &end);
-    lks_layout_range(link->shard.spec.layout, first, end, offset, elements);
-}
-
 /* All messages of a step at once, and some for who else rides along. */
 static lks_status mpi_link_reserve(const mpi_link *link)
 {
@@ -96,7 +75,7 @@ static lks_status mpi_link_reserve(const mpi_link *link)
     uint64_t largest = 0;
     for (int r = 0; r < link->size; ++r) {
         uint64_t offset = 0, elements = 0;
-        mpi_link_owned_range(link, r, &offset, &elements);
+        lks_shard_owned(&link->shard.spec, r, &offset, &elements);
         largest = elements > largest ? elements : largest;
     }
     return lks_comm_reserve(link->shard.spec.comm, messages, largest * sizeof(float));
@@ -194,11 +173,6 @@ static float *mpi_link_parameters(void *instance)
     return ((mpi_link *)instance)->parameters;
 }
 
-static lks_status mpi_link_publish(void *instance)
-{
-    return lks_comm_barrier(((mpi_link *)instance)->shard.spec.comm);
-}
-
 static lks_status mpi_link_post(mpi_link *link, uint32_t index)
 {
     const lks_segment *segment = &link->shard.segments[index];
@@ -237,7 +211,7 @@ static void mpi_link_arrived(mpi_link *link, uint32_t segment)
 static lks_status mpi_link_send_part(mpi_link *link, uint32_t bucket, int owner)
 {
     uint64_t offset = 0, elements = 0;
-    mpi_part_of(link, bucket, owner, &offset, &elements);
+    lks_shard_part(&link->shard.spec, bucket, owner, &offset, &elements);
     for (int level = 0; elements > 0 && level < link->own_leaves; ++level) {
         LKS_TRY(lks_comm_send(link->shard.spec.comm, owner, mpi_tag(link, bucket, level),
                               mpi_link_gradient(link, level) + offset, elements * sizeof(float),
@@ -330,9 +304,14 @@ static lks_status mpi_link_sum(void *instance, double *wait_seconds)
     return LKS_OK;
 }
 
-static const float *mpi_link_block(void *instance, uint32_t block, double *square_sum)
+static const float *mpi_link_sums(void *instance)
 {
-    return lks_shard_block(&((mpi_link *)instance)->shard, block, square_sum);
+    return lks_shard_sums(&((mpi_link *)instance)->shard);
+}
+
+static const double *mpi_link_square_sums(void *instance)
+{
+    return ((mpi_link *)instance)->shard.square_sums;
 }
 
 /* One hop: rank `passing`'s blocks go on to the right, the next ones come from the left. */
@@ -342,8 +321,8 @@ static lks_status mpi_link_hop(mpi_link *link, int passing)
     lks_comm_request *send = NULL, *receive = NULL;
     int right = (link->rank + 1) % link->size, left = (link->rank + link->size - 1) % link->size;
     uint64_t out = 0, out_elements = 0, in = 0, in_elements = 0;
-    mpi_link_owned_range(link, passing, &out, &out_elements);
-    mpi_link_owned_range(link, (passing + link->size - 1) % link->size, &in, &in_elements);
+    lks_shard_owned(&link->shard.spec, passing, &out, &out_elements);
+    lks_shard_owned(&link->shard.spec, (passing + link->size - 1) % link->size, &in, &in_elements);
     LKS_TRY(lks_comm_receive(comm, left, LKS_TAG_PARAMETERS, link->parameters + in,
                              in_elements * sizeof(float), &receive));
     LKS_TRY(lks_comm_send(comm, right, LKS_TAG_PARAMETERS, link->parameters + out,
@@ -377,12 +356,12 @@ const lks_link_driver lks_mpi_link = {
     .close = mpi_link_close,
     .parameters = mpi_link_parameters,
     .gradient = mpi_link_gradient,
-    .publish = mpi_link_publish,
     .begin = mpi_link_begin,
     .offer = mpi_link_offer,
     .progress = mpi_link_progress,
     .sum = mpi_link_sum,
-    .block = mpi_link_block,
+    .sums = mpi_link_sums,
+    .square_sums = mpi_link_square_sums,
     .gather = mpi_link_gather,
     .memory = mpi_link_memory,
 };

@@ -3,6 +3,7 @@
 #include "collectives/comm_private.h"
 #include "collectives/lane_tree.h"
 #include "collectives/link_driver.h"
+#include "runtime/base/log.h"
 #include "runtime/base/memory.h"
 #include "runtime/base/text.h"
 
@@ -19,6 +20,7 @@ struct lks_reducer {
     bool *tensor_final;     /* [tensors] of this step */
     uint32_t tensors_left;  /* of this step, not yet final */
     const lks_link_driver *link;
+    int link_index; /* of lks_link_drivers */
     void *instance;
     int first_lane, end_lane;
     int partials;         /* that this rank's lanes end in */
@@ -41,15 +43,15 @@ static lks_status check_spec(const lks_reducer_spec *spec)
     return LKS_OK;
 }
 
-static lks_status find_link(const char *name, const lks_link_spec *spec,
-                            const lks_link_driver **out)
+/* From the one at *index on, which becomes that of the link found. */
+static lks_status find_link(const char *name, const lks_link_spec *spec, int *index)
 {
     bool automatic = strcmp(name, "auto") == 0;
-    for (int i = 0; lks_link_drivers[i]; ++i) {
-        *out = lks_link_drivers[i];
-        if (!automatic && strcmp(name, (*out)->name) == 0)
-            return (*out)->usable(spec);
-        if (automatic && (*out)->usable(spec) == LKS_OK)
+    for (; lks_link_drivers[*index]; ++*index) {
+        const lks_link_driver *link = lks_link_drivers[*index];
+        if (!automatic && strcmp(name, link->name) == 0)
+            return link->usable(spec);
+        if (automatic && link->usable(spec) == LKS_OK)
             return LKS_OK;
     }
     lks_text names = {0};
@@ -123,14 +125,29 @@ static lks_status prepare(lks_reducer *reducer, const lks_reducer_spec *spec)
                                     .device = spec->device,
                                     .layout = spec->layout,
                                     .lanes = spec->lanes,
-                                    .buckets = &reducer->buckets};
+                                    .buckets = &reducer->buckets,
+                                    .verbs = spec->verbs};
     lks_lanes_of(spec->lanes, lks_comm_rank(spec->comm), lks_comm_size(spec->comm),
                  &reducer->first_lane, &reducer->end_lane);
     lks_lane_stack stack;
     lks_lane_partials(spec->lanes, reducer->first_lane, reducer->end_lane, &stack);
     reducer->partials = stack.count;
-    LKS_TRY(find_link(spec->link, &reducer->spec, &reducer->link));
+    LKS_TRY(find_link(spec->link, &reducer->spec, &reducer->link_index));
     return make_buckets(reducer, spec->bucket_bytes);
+}
+
+static lks_status open_link(lks_reducer *reducer, const char *name)
+{
+    for (;;) {
+        reducer->link = lks_link_drivers[reducer->link_index];
+        lks_status status = reducer->link->open(&reducer->instance, &reducer->spec);
+        if (status == LKS_OK || !reducer->link->may_give_way || strcmp(name, "auto") != 0)
+            return status;
+        if (*lks_status_message())
+            lks_log_warn("link %s is passed over: %s", reducer->link->name, lks_status_message());
+        ++reducer->link_index;
+        LKS_TRY(find_link(name, &reducer->spec, &reducer->link_index));
+    }
 }
 
 lks_status lks_reducer_open(lks_reducer **out, const lks_reducer_spec *spec)
@@ -141,7 +158,7 @@ lks_status lks_reducer_open(lks_reducer **out, const lks_reducer_spec *spec)
         status = prepare(reducer, spec);
     status = lks_comm_agree(spec->comm, status);
     if (status == LKS_OK)
-        status = reducer->link->open(&reducer->instance, &reducer->spec);
+        status = open_link(reducer, spec->link);
     if (status != LKS_OK) {
         lks_reducer_close(reducer);
         return status;
@@ -174,11 +191,6 @@ const char *lks_reducer_link(const lks_reducer *reducer)
 float *lks_reducer_parameters(lks_reducer *reducer)
 {
     return reducer->link->parameters(reducer->instance);
-}
-
-lks_status lks_reducer_publish(lks_reducer *reducer)
-{
-    return reducer->link->publish(reducer->instance);
 }
 
 void lks_reducer_owned(const lks_reducer *reducer, uint32_t *first_block, uint32_t *end_block)
@@ -274,9 +286,14 @@ lks_status lks_reducer_sum(lks_reducer *reducer)
     return reducer->link->sum(reducer->instance, &reducer->stats.wait_seconds);
 }
 
-const float *lks_reducer_block(lks_reducer *reducer, uint32_t block, double *square_sum)
+const float *lks_reducer_sums(const lks_reducer *reducer)
 {
-    return reducer->link->block(reducer->instance, block, square_sum);
+    return reducer->link->sums(reducer->instance);
+}
+
+const double *lks_reducer_square_sums(const lks_reducer *reducer)
+{
+    return reducer->link->square_sums(reducer->instance);
 }
 
 lks_status lks_reducer_gather(lks_reducer *reducer)

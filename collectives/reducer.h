@@ -13,13 +13,14 @@
  *         lks_reducer_lane_done
  *     lks_reducer_sum (collective)             own blocks are summed
  *     ... all ranks exchange norms (a collective): from here parameters may be written ...
- *     optimizer on own blocks: lks_reducer_block
+ *     optimizer on own blocks of lks_reducer_sums
  *     lks_reducer_gather (collective)          everybody has all parameters
  */
 #ifndef LKS_COLLECTIVES_REDUCER_H
 #define LKS_COLLECTIVES_REDUCER_H
 
 #include "collectives/comm.h"
+#include "collectives/verbs_options.h"
 #include "kernels/device.h"
 #include "runtime/base/layout.h"
 
@@ -29,9 +30,10 @@ typedef struct lks_reducer_spec {
     lks_comm *comm;
     lks_device *device;
     const lks_layout *layout;
-    int lanes;             /* L */
-    const char *link;      /* "auto", "shm", "mpi" */
-    uint64_t bucket_bytes; /* 0: 4 MiB */
+    int lanes;                      /* L */
+    const char *link;               /* "auto", "shm", "verbs", "mpi" */
+    uint64_t bucket_bytes;          /* 0: 4 MiB */
+    const lks_verbs_options *verbs; /* borrowed; NULL: without link verbs */
 } lks_reducer_spec;
 
 /* Lanes [floor(rL/W), floor((r+1)L/W)) of rank r. */
@@ -42,11 +44,9 @@ lks_status lks_reducer_open(lks_reducer **out, const lks_reducer_spec *spec) LKS
 void lks_reducer_close(lks_reducer *reducer);             /* (collective) NULL is fine */
 const char *lks_reducer_link(const lks_reducer *reducer); /* "shm": which was chosen */
 
-/* Flat [layout->flat_elements]. Written by this rank only for own blocks between
- * sum and gather, or for all blocks before lks_reducer_publish. */
+/* Flat [layout->flat_elements], device memory. Written by this rank only for own blocks, at start and
+ * between sum and gather. */
 float *lks_reducer_parameters(lks_reducer *reducer);
-/* (collective) After every rank has filled all parameters with equal values, once, at start: */
-lks_status lks_reducer_publish(lks_reducer *reducer) LKS_MUST_CHECK;
 void lks_reducer_owned(const lks_reducer *reducer, uint32_t *first_block, uint32_t *end_block);
 
 lks_status lks_reducer_begin(lks_reducer *reducer) LKS_MUST_CHECK;
@@ -55,8 +55,10 @@ void lks_reducer_final(lks_reducer *reducer, uint32_t layout_tensor);
 lks_status lks_reducer_progress(lks_reducer *reducer) LKS_MUST_CHECK;
 lks_status lks_reducer_lane_done(lks_reducer *reducer, int lane) LKS_MUST_CHECK;
 lks_status lks_reducer_sum(lks_reducer *reducer) LKS_MUST_CHECK;
-/* Own block: its summed gradient, valid until begin; *square_sum in f64 (0 for buffers). */
-const float *lks_reducer_block(lks_reducer *reducer, uint32_t block, double *square_sum);
+/* After sum, until begin; device memory. A flat array in which own blocks are summed gradients; and
+ * the sums of their squares in f64, [own blocks], buffers' too. */
+const float *lks_reducer_sums(const lks_reducer *reducer);
+const double *lks_reducer_square_sums(const lks_reducer *reducer);
 lks_status lks_reducer_gather(lks_reducer *reducer) LKS_MUST_CHECK;
 
 typedef struct lks_reducer_stats {

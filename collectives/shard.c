@@ -13,6 +13,24 @@ void lks_layout_range(const lks_layout *layout, uint32_t first_block, uint32_t e
     *elements = last->offset + last->elements - *offset;
 }
 
+void lks_shard_part(const lks_link_spec *spec, uint32_t bucket, int owner, uint64_t *offset,
+                    uint64_t *elements)
+{
+    uint32_t first = spec->buckets->first_block[bucket];
+    uint32_t end = spec->buckets->first_block[bucket + 1], owned_first = 0, owned_end = 0;
+    lks_layout_owned(spec->layout, owner, lks_comm_size(spec->comm), &owned_first, &owned_end);
+    first = first > owned_first ? first : owned_first;
+    end = end < owned_end ? end : owned_end;
+    lks_layout_range(spec->layout, first, end, offset, elements);
+}
+
+void lks_shard_owned(const lks_link_spec *spec, int owner, uint64_t *offset, uint64_t *elements)
+{
+    uint32_t first = 0, end = 0;
+    lks_layout_owned(spec->layout, owner, lks_comm_size(spec->comm), &first, &end);
+    lks_layout_range(spec->layout, first, end, offset, elements);
+}
+
 static lks_status list_segments(lks_shard *shard)
 {
     const lks_buckets *buckets = shard->spec.buckets;
@@ -52,6 +70,19 @@ static lks_status list_leaves(lks_shard *shard)
     return LKS_OK;
 }
 
+static lks_status place_blocks(lks_shard *shard)
+{
+    lks_device *device = shard->spec.device;
+    size_t count = shard->end_block - shard->first_block;
+    LKS_TRY(LKS_NEW_ARRAY(&shard->scratch, (size_t)shard->leaf_count));
+    LKS_TRY(lks_device_allocate(device, count * sizeof *shard->blocks, (void **)&shard->blocks));
+    LKS_TRY(lks_device_allocate(device, count * sizeof *shard->square_sums,
+                                (void **)&shard->square_sums));
+    return lks_device_copy_in(device, shard->blocks,
+                              shard->spec.layout->blocks + shard->first_block,
+                              count * sizeof *shard->blocks);
+}
+
 lks_status lks_shard_open(lks_shard *shard, const lks_link_spec *spec)
 {
     *shard = (lks_shard){.spec = *spec};
@@ -61,49 +92,42 @@ lks_status lks_shard_open(lks_shard *shard, const lks_link_spec *spec)
                      &shard->elements);
     LKS_TRY(list_segments(shard));
     LKS_TRY(list_leaves(shard));
-    LKS_TRY(LKS_NEW_ARRAY(&shard->scratch, (size_t)shard->leaf_count));
-    return LKS_NEW_ARRAY(&shard->square_sums, shard->end_block - shard->first_block);
+    return place_blocks(shard);
 }
 
 void lks_shard_close(lks_shard *shard)
 {
+    size_t count = shard->end_block - shard->first_block;
     lks_memory_free(shard->segments);
     lks_memory_free(shard->leaves);
     lks_memory_free(shard->scratch);
-    lks_memory_free(shard->square_sums);
-}
-
-static const float *leaf_at(const lks_leaf *leaf, uint64_t offset)
-{
-    return leaf->data + (offset - leaf->origin);
-}
-
-static lks_status sum_block(lks_shard *shard, uint32_t index)
-{
-    const lks_layout *layout = shard->spec.layout;
-    const lks_layout_block *block = &layout->blocks[index];
-    for (int i = 0; i < shard->leaf_count; ++i) {
-        const lks_leaf *leaf = &shard->leaves[i];
-        shard->scratch[i] =
-            (lks_partial){leaf->lanes.first, leaf->lanes.end, leaf_at(leaf, block->offset)};
-    }
-    bool is_buffer = layout->tensors[block->tensor].role == LKS_ROLE_BUFFER;
-    double *square_sum = &shard->square_sums[index - shard->first_block];
-    float *out = (float *)shard->scratch[shard->own_leaf].data;
-    return lks_device_sum_partials(shard->spec.device, shard->scratch, shard->leaf_count,
-                                   shard->spec.lanes, block->elements, out,
-                                   is_buffer ? NULL : square_sum);
+    if (!shard->spec.device)
+        return;
+    lks_device_free(shard->spec.device, shard->blocks, count * sizeof *shard->blocks);
+    lks_device_free(shard->spec.device, shard->square_sums, count * sizeof *shard->square_sums);
 }
 
 lks_status lks_shard_sum(lks_shard *shard, uint32_t first_block, uint32_t end_block)
 {
-    for (uint32_t i = first_block; i < end_block; ++i)
-        LKS_TRY(sum_block(shard, i));
-    return LKS_OK;
+    const lks_leaf *own = &shard->leaves[shard->own_leaf];
+    for (int i = 0; i < shard->leaf_count; ++i) {
+        const lks_leaf *leaf = &shard->leaves[i];
+        shard->scratch[i] =
+            (lks_partial){leaf->lanes.first, leaf->lanes.end, leaf->data, leaf->origin};
+    }
+    uint32_t at = first_block - shard->first_block;
+    lks_sum sum = {.blocks = shard->blocks + at,
+                   .host_blocks = shard->spec.layout->blocks + first_block,
+                   .count = end_block - first_block,
+                   .partials = shard->scratch,
+                   .partial_count = shard->leaf_count,
+                   .lanes = shard->spec.lanes,
+                   .out = (float *)own->data,
+                   .square_sums = shard->square_sums + at};
+    return lks_device_sum_blocks(shard->spec.device, &sum);
 }
 
-const float *lks_shard_block(const lks_shard *shard, uint32_t block, double *square_sum)
+const float *lks_shard_sums(const lks_shard *shard)
 {
-    *square_sum = shard->square_sums[block - shard->first_block];
-    return leaf_at(&shard->leaves[shard->own_leaf], shard->spec.layout->blocks[block].offset);
+    return shard->leaves[shard->own_leaf].data;
 }

@@ -30,15 +30,21 @@ typedef struct lks_shard {
     uint32_t segment_count;
     lks_leaf *leaves;
     int leaf_count;
-    int own_leaf;         /* this rank's first */
-    int partials;         /* the most that any rank has */
-    lks_partial *scratch; /* [leaf_count] */
-    double *square_sums;  /* [own blocks] */
+    int own_leaf;             /* this rank's first */
+    int partials;             /* the most that any rank has */
+    lks_partial *scratch;     /* [leaf_count] */
+    lks_layout_block *blocks; /* [own blocks] of the layout, in device memory */
+    double *square_sums;      /* [own blocks] in device memory */
 } lks_shard;
 
 /* The blocks [first, end) of a flat array, as a range of elements; 0 elements when empty. */
 void lks_layout_range(const lks_layout *layout, uint32_t first_block, uint32_t end_block,
                       uint64_t *offset, uint64_t *elements);
+
+/* What rank `owner` owns of a bucket, and in all, in a flat array; 0 elements when it is nothing. */
+void lks_shard_part(const lks_link_spec *spec, uint32_t bucket, int owner, uint64_t *offset,
+                    uint64_t *elements);
+void lks_shard_owned(const lks_link_spec *spec, int owner, uint64_t *offset, uint64_t *elements);
 
 /* The spec's parts are borrowed. */
 lks_status lks_shard_open(lks_shard *shard, const lks_link_spec *spec) LKS_MUST_CHECK;
@@ -46,7 +52,7 @@ void lks_shard_close(lks_shard *shard);
 
 /* The partials of blocks [first, end) of all ranks are where the leaves say. */
 lks_status lks_shard_sum(lks_shard *shard, uint32_t first_block, uint32_t end_block) LKS_MUST_CHECK;
-/* As lks_reducer_block. */
-const float *lks_shard_block(const lks_shard *shard, uint32_t block, double *square_sum);
+/* The flat array that the sums of own blocks are in. */
+const float *lks_shard_sums(const lks_shard *shard);
 
 #endif

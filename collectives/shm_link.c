@@ -166,11 +166,6 @@ static lks_status shm_barrier(shm_link *link)
     return LKS_OK;
 }
 
-static lks_status shm_publish(void *instance)
-{
-    return shm_barrier(instance);
-}
-
 static lks_status shm_begin(void *instance)
 {
     shm_link *link = instance;
@@ -241,9 +236,14 @@ static lks_status shm_sum(void *instance, double *wait_seconds)
     return LKS_OK;
 }
 
-static const float *shm_block(void *instance, uint32_t block, double *square_sum)
+static const float *shm_sums(void *instance)
 {
-    return lks_shard_block(&((shm_link *)instance)->shard, block, square_sum);
+    return lks_shard_sums(&((shm_link *)instance)->shard);
+}
+
+static const double *shm_square_sums(void *instance)
+{
+    return ((shm_link *)instance)->shard.square_sums;
 }
 
 /* The barrier also keeps the next step's gradients from being written while an owner still reads
@@ -270,12 +270,12 @@ const lks_link_driver lks_shm_link = {
     .close = shm_close,
     .parameters = shm_parameters,
     .gradient = shm_gradient,
-    .publish = shm_publish,
     .begin = shm_begin,
     .offer = shm_offer,
     .progress = shm_progress,
     .sum = shm_sum,
-    .block = shm_block,
+    .sums = shm_sums,
+    .square_sums = shm_square_sums,
     .gather = shm_gather,
     .memory = shm_memory,
 };

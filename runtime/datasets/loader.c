@@ -191,6 +191,11 @@ size_t lks_loader_bytes(const lks_loader *loader)
     return loader->ring_bytes;
 }
 
+void *lks_loader_memory(const lks_loader *loader)
+{
+    return loader->ring;
+}
+
 static lks_status fail_spec(const char *what)
 {
     return LKS_FAIL(LKS_ERR_INTERNAL, "the loader was opened with %s", what);

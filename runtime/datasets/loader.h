@@ -41,5 +41,7 @@ lks_status lks_loader_next(lks_loader *loader, lks_batch *out) LKS_MUST_CHECK;
 /* Time that next has waited for readers since the last call of this. */
 double lks_loader_take_wait_seconds(lks_loader *loader);
 size_t lks_loader_bytes(const lks_loader *loader); /* of the ring */
+void *
+lks_loader_memory(const lks_loader *loader); /* the ring: all fields and positions lie in it */
 
 #endif

@@ -71,12 +71,12 @@ static void mark_inputs(lks_executor *executor)
     }
 }
 
-static lks_status executor_fill(lks_executor *executor)
+static lks_status executor_fill(lks_executor *executor, const lks_plan_accept *accept)
 {
     lks_graph *graph = executor->graph;
     LKS_TRY(lks_arena_create(&executor->arena));
     LKS_TRY(lks_program_build(&executor->program, graph));
-    LKS_TRY(lks_plan_create(&executor->plan, &executor->program, graph));
+    LKS_TRY(lks_plan_create(&executor->plan, &executor->program, graph, accept));
     LKS_TRY(LKS_NEW_ARRAY(&executor->input_used, (size_t)graph->input_count));
     LKS_TRY(LKS_NEW_ARRAY(&executor->output_data, graph->output_count));
     mark_inputs(executor);
@@ -89,19 +89,32 @@ static lks_status executor_fill(lks_executor *executor)
                                &executor->workspace);
 }
 
-lks_status lks_executor_open(lks_executor **out, lks_graph *graph, lks_device *device)
+static lks_status executor_open(lks_executor **out, lks_graph *graph, lks_device *device,
+                                const lks_plan_accept *accept)
 {
     *out = NULL;
     lks_executor *executor;
     LKS_TRY(LKS_NEW(&executor));
     executor->graph = graph;
     executor->device = device;
-    lks_status status = executor_fill(executor);
+    lks_status status = executor_fill(executor, accept);
     if (status != LKS_OK)
         lks_executor_close(executor);
     else
         *out = executor;
     return status;
+}
+
+lks_status lks_executor_open(lks_executor **out, lks_graph *graph, lks_device *device)
+{
+    return executor_open(out, graph, device, NULL);
+}
+
+lks_status lks_executor_open_within(lks_executor **out, lks_graph *graph, lks_device *device,
+                                    lks_status (*accept)(void *user, size_t activations_bytes),
+                                    void *user)
+{
+    return executor_open(out, graph, device, &(lks_plan_accept){accept, user});
 }
 
 void lks_executor_close(lks_executor *executor)
@@ -197,7 +210,7 @@ static lks_status step_report(const lks_plan_step *planned, const lks_executor_c
     return call->between_ops != NULL ? call->between_ops(call->user) : LKS_OK;
 }
 
-lks_status lks_executor_run(lks_executor *executor, const lks_executor_call *call, double stats[3])
+lks_status lks_executor_run(lks_executor *executor, const lks_executor_call *call, double *stats)
 {
     const lks_graph *graph = executor->graph;
     LKS_TRY(check_call(executor, call));
@@ -207,11 +220,10 @@ lks_status lks_executor_run(lks_executor *executor, const lks_executor_call *cal
     }
     for (size_t i = 0; i < graph->output_count && graph->mode == LKS_GRAPH_PREDICT; ++i)
         executor->output_data[i] = address_of(executor, call, graph->outputs[i].tensor);
-    memset(stats, 0, 3 * sizeof *stats);
     if (graph->mode == LKS_GRAPH_PREDICT)
         return LKS_OK;
-    return lks_device_copy_out(executor->device, stats, address_of(executor, call, graph->loss),
-                               3 * sizeof *stats);
+    return lks_device_copy(executor->device, stats, address_of(executor, call, graph->loss),
+                           3 * sizeof *stats);
 }
 
 lks_status lks_executor_output(const lks_executor *executor, const char *name, const void **data,

@@ -18,6 +18,11 @@ typedef struct lks_executor lks_executor;
  * graph may be opened more than once. */
 lks_status lks_executor_open(lks_executor **out, lks_graph *graph,
                              lks_device *device) LKS_MUST_CHECK;
+/* The same; `accept` is asked before offsets are sought and memory is taken, with the bytes that the arena needs at
+ * least: a failure ends the opening. */
+lks_status lks_executor_open_within(lks_executor **out, lks_graph *graph, lks_device *device,
+                                    lks_status (*accept)(void *user, size_t activations_bytes),
+                                    void *user) LKS_MUST_CHECK;
 void lks_executor_close(lks_executor *executor); /* NULL is fine */
 
 /* Bytes of device memory that are the executor's: what was planned. */
@@ -30,7 +35,7 @@ lks_executor_memory lks_executor_get_memory(const lks_executor *executor);
 
 typedef struct lks_executor_call {
     uint64_t seed;
-    const uint64_t *positions; /* [B], host */
+    const uint64_t *positions; /* [B]; device memory; NULL where no op is random */
     const void *const *inputs; /* in the order of lks_graph_create's inputs; device memory; NULL for
                                      targets in mode predict */
     const float *parameters;   /* flat */
@@ -43,11 +48,12 @@ typedef struct lks_executor_call {
     void *user;
 } lks_executor_call;
 
-/* stats: {loss sum, count of valid targets, count correct} of this micro-batch,
- * on the host; zeros in mode predict. Every tensor of the layout gets gradient_final exactly once, buffers
- * too; one that no op uses has its gradient zeroed (kept when accumulating). */
+/* `stats` [3], device memory, gets {loss sum, count of valid targets, count correct} of this
+ * micro-batch; untouched in mode predict. Every tensor of the layout gets gradient_final exactly once, buffers
+ * too; one that no op uses has its gradient zeroed (kept when accumulating). On a device that is not a host
+ * "has got" and "between ops" mean that the work was given to it in that order. */
 lks_status lks_executor_run(lks_executor *executor, const lks_executor_call *call,
-                            double stats[3]) LKS_MUST_CHECK;
+                            double *stats) LKS_MUST_CHECK;
 
 /* After a run in mode predict: device memory of a named output, valid until the
  * next run; LKS_ERR_USAGE when there is none of that name. */

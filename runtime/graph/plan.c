@@ -221,7 +221,34 @@ static size_t place_storages(planner *p)
     return arena_bytes;
 }
 
-static lks_status plan_memory(lks_plan *plan, planner *p)
+/* The most that is alive at one step. */
+static lks_status find_live_bytes(const planner *p, size_t *out)
+{
+    size_t *born, live = 0; /* by step; what dies is subtracted at the next: sizes wrap around */
+    size_t steps = p->program->nodes.count + 2;
+    LKS_TRY(LKS_NEW_ARRAY(&born, steps));
+    for (size_t i = 0; i < p->storage_count; ++i) {
+        born[p->storages[i].first] += p->storages[i].bytes;
+        born[p->storages[i].last + 1] -= p->storages[i].bytes;
+    }
+    *out = 0;
+    for (size_t s = 0; s < steps; ++s) {
+        live += born[s];
+        if (live > *out)
+            *out = live;
+    }
+    lks_memory_free(born);
+    return LKS_OK;
+}
+
+static lks_status ask(const planner *p, const lks_plan_accept *accept)
+{
+    size_t bytes;
+    LKS_TRY(find_live_bytes(p, &bytes));
+    return accept->accept(accept->user, bytes);
+}
+
+static lks_status plan_memory(lks_plan *plan, planner *p, const lks_plan_accept *accept)
 {
     LKS_TRY(LKS_NEW_ARRAY(&p->lifetimes, plan->tensor_count));
     LKS_TRY(LKS_NEW_ARRAY(&p->storages, plan->tensor_count));
@@ -229,6 +256,8 @@ static lks_status plan_memory(lks_plan *plan, planner *p)
     LKS_TRY(LKS_NEW_ARRAY(&p->placed, plan->tensor_count));
     find_lifetimes(p);
     make_storages(p);
+    if (accept != NULL)
+        LKS_TRY(ask(p, accept));
     plan->arena_bytes = place_storages(p);
     for (size_t t = 0; t < plan->tensor_count; ++t) {
         const lifetime *life = &p->lifetimes[t];
@@ -240,7 +269,8 @@ static lks_status plan_memory(lks_plan *plan, planner *p)
     return LKS_OK;
 }
 
-lks_status lks_plan_create(lks_plan *out, const lks_program *program, const lks_graph *graph)
+lks_status lks_plan_create(lks_plan *out, const lks_program *program, const lks_graph *graph,
+                           const lks_plan_accept *accept)
 {
     *out = (lks_plan){.tensor_count = graph->tensor_count};
     planner p = {.program = program, .graph = graph};
@@ -250,7 +280,7 @@ lks_status lks_plan_create(lks_plan *out, const lks_program *program, const lks_
     LKS_TRY_GOTO(status, steps_create(out, program), done);
     LKS_TRY_GOTO(status, set_accumulation(out), done);
     LKS_TRY_GOTO(status, set_finals(out), done);
-    status = plan_memory(out, &p);
+    status = plan_memory(out, &p, accept);
 done:
     lks_memory_free(p.lifetimes);
     lks_memory_free(p.storages);

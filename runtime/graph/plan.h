@@ -27,8 +27,15 @@ typedef struct lks_plan {
     lks_arena *arena;     /* holds the arrays of the steps */
 } lks_plan;
 
-lks_status lks_plan_create(lks_plan *out, const lks_program *program,
-                           const lks_graph *graph) LKS_MUST_CHECK;
+/* Asked with the bytes that are alive at once, the least that any arena can have. */
+typedef struct lks_plan_accept {
+    lks_status (*accept)(void *user, size_t bytes);
+    void *user;
+} lks_plan_accept;
+
+/* `accept`: NULL: any size. */
+lks_status lks_plan_create(lks_plan *out, const lks_program *program, const lks_graph *graph,
+                           const lks_plan_accept *accept) LKS_MUST_CHECK;
 void lks_plan_release(lks_plan *plan);
 
 #endif

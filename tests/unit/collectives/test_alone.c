@@ -86,7 +86,7 @@ static int run_rank(lks_device *device, int lanes, int first, int end,
         ck_assert_int_eq(span.first, expected.spans[i].first);
         ck_assert_int_eq(span.end, expected.spans[i].end);
         ck_assert(node_by_definition(0, lanes, span.first, span.end));
-        partials[i] = (lks_partial){span.first, span.end, arrays[i]};
+        partials[i] = (lks_partial){span.first, span.end, arrays[i], 0};
     }
     return stack.count;
 }
@@ -105,8 +105,9 @@ static void check_world(lks_device *device, int lanes, int size)
         ck_assert_int_eq(partials[count - 1].end_lane, end);
     }
     float sum[ELEMENTS], wanted[ELEMENTS];
-    ck_assert_int_eq(lks_device_sum_partials(device, partials, count, lanes, ELEMENTS, sum, NULL),
-                     LKS_OK);
+    const lks_layout_block whole = {.elements = ELEMENTS};
+    const lks_sum call = {&whole, &whole, 1, partials, count, lanes, sum, NULL};
+    ck_assert_int_eq(lks_device_sum_blocks(device, &call), LKS_OK);
     tree_by_definition(lanes, 0, lanes, wanted);
     ck_assert_msg(memcmp(sum, wanted, sizeof sum) == 0, "lanes %d, ranks %d", lanes, size);
 }

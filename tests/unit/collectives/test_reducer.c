@@ -1,5 +1,8 @@
 /* Run under mpirun: several steps of every link, against the tree computed alone.
  *
+ *   test_reducer           the links that any host has, and the choice between them
+ *   test_reducer LINK      this one, in fewer cases: it may run on an emulated processor
+ *
  * Every rank makes the gradients of its lanes, and knows those of all: the wanted sums and
  * parameters are computed by each for itself, element by element in the order of the definition.
  */
@@ -8,13 +11,23 @@
 #include "collectives/comm_driver.h"
 #include "collectives/lane_tree.h"
 #include "collectives/reducer.h"
+#include "runtime/base/config.h"
 #include "runtime/base/memory.h"
 #include "runtime/base/rng.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { STEPS = 3 };
+
+/* What is checked. */
+typedef struct links {
+    const char *names[2];
+    int count;
+    bool few; /* cases */
+    const lks_verbs_options *verbs;
+} links;
 
 typedef struct world {
     lks_comm *comm;
@@ -146,15 +159,15 @@ static void check_own_blocks(world *w)
     lks_reducer_owned(w->reducer, &first, &end);
     for (uint32_t b = first; b < end; ++b) {
         const lks_layout_block *block = &w->layout->blocks[b];
-        const float *wanted = w->wanted_sum + block->offset;
-        lks_partial whole = {0, w->lanes, wanted};
-        double square_sum = -1, wanted_square_sum = 0;
-        const float *sum = lks_reducer_block(w->reducer, b, &square_sum);
-        MUST(memcmp(sum, wanted, block->elements * sizeof *sum) == 0);
-        if (w->layout->tensors[block->tensor].role == LKS_ROLE_PARAMETER)
-            MUST_OK(lks_device_sum_partials(w->device, &whole, 1, w->lanes, block->elements,
-                                            (float *)wanted, &wanted_square_sum));
-        MUST(memcmp(&square_sum, &wanted_square_sum, sizeof square_sum) == 0);
+        lks_partial whole = {0, w->lanes, w->wanted_sum, 0};
+        double wanted_square_sum = 0;
+        MUST(memcmp(lks_reducer_sums(w->reducer) + block->offset, w->wanted_sum + block->offset,
+                    block->elements * sizeof(float)) == 0);
+        const lks_sum call = {
+            block, block, 1, &whole, 1, w->lanes, w->wanted_sum, &wanted_square_sum};
+        MUST_OK(lks_device_sum_blocks(w->device, &call));
+        MUST(memcmp(&lks_reducer_square_sums(w->reducer)[b - first], &wanted_square_sum,
+                    sizeof wanted_square_sum) == 0);
     }
 }
 
@@ -165,8 +178,7 @@ static void update_own_blocks(world *w)
     lks_reducer_owned(w->reducer, &first, &end);
     for (uint32_t b = first; b < end; ++b) {
         const lks_layout_block *block = &w->layout->blocks[b];
-        double square_sum = 0;
-        const float *sum = lks_reducer_block(w->reducer, b, &square_sum);
+        const float *sum = lks_reducer_sums(w->reducer) + block->offset;
         for (uint32_t i = 0; i < block->elements; ++i)
             parameters[block->offset + i] = updated(parameters[block->offset + i], sum[i]);
     }
@@ -210,7 +222,7 @@ static void open_world(world *w)
     float *parameters = lks_reducer_parameters(w->reducer);
     for (uint64_t i = 0; i < elements; ++i)
         parameters[i] = w->wanted_parameters[i] = initial_parameter(i);
-    MUST_OK(lks_reducer_publish(w->reducer));
+    MUST_OK(lks_comm_barrier(w->comm));
 }
 
 static void close_world(world *w)
@@ -224,7 +236,7 @@ static void close_world(world *w)
 }
 
 static void check_link(lks_comm *comm, lks_device *device, const lks_layout *layout,
-                       const char *link, int lanes, uint64_t bucket_bytes)
+                       const links *all, const char *link, int lanes, uint64_t bucket_bytes)
 {
     world w = {.comm = comm,
                .device = device,
@@ -236,7 +248,8 @@ static void check_link(lks_comm *comm, lks_device *device, const lks_layout *lay
                              .layout = layout,
                              .lanes = lanes,
                              .link = link,
-                             .bucket_bytes = bucket_bytes};
+                             .bucket_bytes = bucket_bytes,
+                             .verbs = all->verbs};
     MUST_OK(lks_reducer_open(&w.reducer, &spec));
     MUST(strcmp(lks_reducer_link(w.reducer), link) == 0);
     open_world(&w);
@@ -265,32 +278,32 @@ static void make_layout(lks_comm *comm, uint32_t seed, lks_layout **out)
     }
 }
 
-static void check_layouts(lks_comm *comm, lks_device *device)
+static void check_layouts(lks_comm *comm, lks_device *device, const links *all)
 {
-    static const char *const links[] = {"shm", "mpi"};
     static const int lanes[] = {5, 6, 8};
     static const uint64_t bucket_bytes[] = {1, 300000, 0};
     for (uint32_t i = 0; i < 3; ++i) {
         lks_layout *layout = NULL;
         make_layout(comm, i + 1, &layout);
-        for (int k = lks_comm_node_count(comm) > 1; k < 2; ++k) {
-            check_link(comm, device, layout, links[k], lanes[i], bucket_bytes[i]);
-            check_link(comm, device, layout, links[k], lanes[(i + 1) % 3], bucket_bytes[i]);
+        for (int k = 0; k < all->count; ++k) {
+            const char *link = all->names[k];
+            check_link(comm, device, layout, all, link, lanes[i], bucket_bytes[i]);
+            if (!all->few)
+                check_link(comm, device, layout, all, link, lanes[(i + 1) % 3], bucket_bytes[i]);
         }
         lks_layout_destroy(layout);
     }
 }
 
 /* Fewer blocks than ranks: some own nothing. */
-static void check_tiny(lks_comm *comm, lks_device *device)
+static void check_tiny(lks_comm *comm, lks_device *device, const links *all)
 {
     lks_layout *layout = NULL;
     MUST_OK(lks_layout_create(&layout));
     MUST_OK(lks_layout_add(layout, "a", LKS_SHAPE(3), LKS_ROLE_PARAMETER, false, NULL));
     MUST_OK(lks_layout_add(layout, "b", LKS_SHAPE(1), LKS_ROLE_PARAMETER, false, NULL));
-    if (lks_comm_node_count(comm) == 1)
-        check_link(comm, device, layout, "shm", 7, 1);
-    check_link(comm, device, layout, "mpi", 7, 1);
+    for (int k = 0; k < all->count; ++k)
+        check_link(comm, device, layout, all, all->names[k], 7, 1);
     lks_layout_destroy(layout);
 }
 
@@ -319,7 +332,7 @@ static void check_choice(lks_comm *comm, lks_device *device)
     if (!one_node)
         check_refused(comm, &spec, "needs all ranks on one node");
     spec.link = "verbz";
-    check_refused(comm, &spec, "auto, shm, mpi");
+    check_refused(comm, &spec, "there are auto, shm, ");
     spec.link = "auto";
     spec.lanes = 0;
     check_refused(comm, &spec, "train.lanes is 0");
@@ -330,13 +343,17 @@ static void check_choice(lks_comm *comm, lks_device *device)
 }
 
 /* A step that all ranks give up in the middle leaves nothing under way. */
-static void check_given_up(lks_comm *comm, lks_device *device, const char *link)
+static void check_given_up(lks_comm *comm, lks_device *device, const links *all, const char *link)
 {
     lks_layout *layout = NULL;
     lks_reducer *reducer = NULL;
     make_layout(comm, 3, &layout);
-    lks_reducer_spec spec = {
-        .comm = comm, .device = device, .layout = layout, .lanes = 6, .link = link};
+    lks_reducer_spec spec = {.comm = comm,
+                             .device = device,
+                             .layout = layout,
+                             .lanes = 6,
+                             .link = link,
+                             .verbs = all->verbs};
     MUST_OK(lks_reducer_open(&reducer, &spec));
     MUST_OK(lks_reducer_begin(reducer));
     MUST_OK(lks_reducer_progress(reducer));
@@ -345,28 +362,50 @@ static void check_given_up(lks_comm *comm, lks_device *device, const char *link)
     lks_layout_destroy(layout);
 }
 
-int main(void)
+static void check_split(lks_comm *comm, lks_device *device, const links *all)
+{
+    lks_layout *layout = NULL;
+    lks_comm_set_message_limit(comm, 4099); /* not a multiple of an element */
+    check_tiny(comm, device, all);
+    make_layout(comm, 9, &layout);
+    check_link(comm, device, layout, all, "mpi", 5, 300000);
+    lks_layout_destroy(layout);
+}
+
+static links links_to_check(const lks_comm *comm, const char *named, const lks_verbs_options *verbs)
+{
+    if (named)
+        return (links){.names = {named}, .count = 1, .few = true, .verbs = verbs};
+    if (lks_comm_node_count(comm) > 1)
+        return (links){.names = {"mpi"}, .count = 1, .verbs = verbs};
+    return (links){.names = {"shm", "mpi"}, .count = 2, .verbs = verbs};
+}
+
+int main(int argc, char **argv)
 {
     lks_comm *comm = NULL;
     lks_device *device = NULL;
+    lks_config *config = NULL;
+    lks_verbs_options verbs;
     lks_status status = lks_comm_open(&comm, "auto");
     if (status != LKS_OK) {
         lks_log_failure(status);
         return (int)status;
     }
+    MUST_OK(lks_config_create(&config));
+    MUST_OK(lks_config_use_environment(config, environ));
+    MUST_OK(lks_config_bind(config, "verbs", lks_verbs_option_table, &verbs));
+    links all = links_to_check(comm, argc > 1 ? argv[1] : NULL, &verbs);
     MUST_OK(lks_device_open(&device, "cpu", lks_comm_local_rank(comm)));
-    check_choice(comm, device);
-    if (lks_comm_node_count(comm) == 1)
-        check_given_up(comm, device, "shm");
-    check_given_up(comm, device, "mpi");
-    check_tiny(comm, device);
-    check_layouts(comm, device);
-    lks_comm_set_message_limit(comm, 4099); /* not a multiple of an element */
-    check_tiny(comm, device);
-    lks_layout *layout = NULL;
-    make_layout(comm, 9, &layout);
-    check_link(comm, device, layout, "mpi", 5, 300000);
-    lks_layout_destroy(layout);
+    if (argc == 1)
+        check_choice(comm, device);
+    for (int k = 0; k < all.count; ++k)
+        check_given_up(comm, device, &all, all.names[k]);
+    check_tiny(comm, device, &all);
+    check_layouts(comm, device, &all);
+    if (!all.few)
+        check_split(comm, device, &all);
+    lks_config_destroy(config);
     lks_device_close(device);
     lks_comm_close(comm);
     return 0;
