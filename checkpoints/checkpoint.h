@@ -54,6 +54,7 @@ typedef struct lks_checkpoints_spec {
     const lks_state_array *arrays; /* data pointers may be NULL here; shapes decide staging */
     int array_count;
     uint32_t first_block, end_block; /* own blocks */
+    int buffers;                     /* snapshots that staging holds: 1 or 2 */
     int keep;                        /* newest k stay, >= 1 */
     bool keep_best;                  /* and the one of the lowest validation loss */
     lks_comm *comm;
@@ -62,31 +63,42 @@ typedef struct lks_checkpoints_spec {
     const void *user;
 } lks_checkpoints_spec;
 
+/* What a save does when staging is full: of two buffers one is being written and the other waits for it. */
+typedef enum lks_checkpoint_when_busy {
+    LKS_CHECKPOINT_SKIP, /* is left out, with a warning */
+    LKS_CHECKPOINT_WAIT, /* waits for a buffer */
+    LKS_CHECKPOINT_REPLACE, /* takes the place of the one that waits, which is left out; waits where none does */
+} lks_checkpoint_when_busy;
+
 /* (collective) Makes <run>/checkpoints, removes what a dead save left behind, starts the writer thread. */
 lks_status lks_checkpoints_open(lks_checkpoints **out,
                                 const lks_checkpoints_spec *spec) LKS_MUST_CHECK;
 void lks_checkpoints_close(
     lks_checkpoints *checkpoints); /* (collective) waits for a save; NULL is fine */
 
-/* (collective) Copies own blocks of `arrays` (order and groups as in the spec) to staging and returns. While an
- * earlier save is still being written, one that `may_skip` is left out with a warning, any other waits;
- * *stall_seconds is all that the caller waited, copy included. A failed copy of a save is not the training's
- * failure: it is warned of, once, and given up. */
+/* (collective) Copies own blocks of `arrays` (order and groups as in the spec) to staging and returns; its
+ * writing starts at once, or when the save before it has ended. `busy`: the same on all ranks.
+ * *stall_seconds is all that the caller waited, copy included. It is not committed before the next progress or
+ * finish: what the caller writes until then is there when `may_commit` is asked. A save that fails is
+ * not the training's failure: it is warned of, once, and given up. */
 lks_status lks_checkpoints_save(lks_checkpoints *checkpoints, const lks_state_array *arrays,
-                                const lks_checkpoint_info *info, bool may_skip,
+                                const lks_checkpoint_info *info, lks_checkpoint_when_busy busy,
                                 double *stall_seconds) LKS_MUST_CHECK;
-/* (collective) Once a step: agreement and commit when all writers are done. */
+/* (collective) Once a step: agreement and commit when all writers are done; the next save's start. */
 lks_status lks_checkpoints_progress(lks_checkpoints *checkpoints) LKS_MUST_CHECK;
-/* (collective) Until nothing is under way. *saved: the last save was committed. */
+/* (collective) Until nothing is under way and nothing waits. *saved: the last save was committed. */
 lks_status lks_checkpoints_finish(lks_checkpoints *checkpoints, bool *saved) LKS_MUST_CHECK;
 
 typedef struct lks_checkpoints_stats {
     uint64_t saved, failed, skipped;
     uint64_t last_step;        /* of the last committed save */
-    double last_write_seconds; /* from save to commit */
+    double last_write_seconds; /* from the writing's start to commit */
     uint64_t last_bytes;
     double running_seconds; /* of the save under way, 0: none */
-    uint64_t staging_bytes; /* of this rank */
+    uint64_t staging_bytes; /* of this rank, all buffers */
+    int buffers;
+    /* Of this rank's saves that were not left out: in all, the copies into staging and what the caller waited. */
+    double copy_seconds, stall_seconds;
 } lks_checkpoints_stats;
 lks_checkpoints_stats lks_checkpoints_get_stats(const lks_checkpoints *checkpoints);
 

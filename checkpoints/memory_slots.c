@@ -1,6 +1,7 @@
 /* The files that a start writes its copies to. */
 #include "checkpoints/memory_state.h"
 #include "runtime/base/files.h"
+#include "runtime/base/node_memory.h"
 #include "runtime/base/text.h"
 
 #include <errno.h>
@@ -26,44 +27,6 @@ static lks_status join(const lks_memory_copies *c, const char *name, char **path
 
 /* --- Room ----------------------------------------------------------------------- */
 
-/* The number behind `key` in a file of such lines; `key` NULL: the file's first. False: there is none. */
-static bool read_number(const char *path, const char *key, uint64_t *out)
-{
-    char line[256];
-    unsigned long long number;
-    size_t length = key == NULL ? 0 : strlen(key);
-    bool found = false;
-    FILE *file = fopen(path, "re");
-    while (file != NULL && !found && fgets(line, sizeof line, file) != NULL)
-        found = strncmp(line, key == NULL ? "" : key, length) == 0 &&
-                sscanf(line + length, "%llu", &number) == 1;
-    if (file != NULL)
-        fclose(file);
-    if (found)
-        *out = number;
-    return found;
-}
-
-/* What the kernel could still give without swapping. */
-static uint64_t available_bytes(void)
-{
-    uint64_t kib;
-    return read_number("/proc/meminfo", "MemAvailable:", &kib) ? kib << 10 : UINT64_MAX;
-}
-
-/* The control group's limit less what it uses, but for the files that it could forget; no limit: all. */
-static uint64_t group_bytes(void)
-{
-    uint64_t limit, used, active = 0, inactive = 0;
-    if (!read_number("/sys/fs/cgroup/memory.max", NULL, &limit) ||
-        !read_number("/sys/fs/cgroup/memory.current", NULL, &used))
-        return UINT64_MAX;
-    if (read_number("/sys/fs/cgroup/memory.stat", "active_file ", &active) &&
-        read_number("/sys/fs/cgroup/memory.stat", "inactive_file ", &inactive))
-        used -= active + inactive < used ? active + inactive : used;
-    return limit > used ? limit - used : 0;
-}
-
 lks_status lks_memory_check_room(const lks_memory_copies *c, uint64_t node_bytes)
 {
     struct statvfs disk;
@@ -71,12 +34,11 @@ lks_status lks_memory_check_room(const lks_memory_copies *c, uint64_t node_bytes
     if (statvfs(c->directory, &disk) != 0)
         return LKS_FAIL(LKS_ERR_IO, "cannot look at %s: %s; set checkpoint.memory_directory",
                         c->directory, strerror(errno));
-    uint64_t room = disk.f_bavail * disk.f_frsize, available = available_bytes(),
-             group = group_bytes();
+    uint64_t room = disk.f_bavail * disk.f_frsize, memory = lks_node_memory_available("") / 10 * 8;
     const char *what = c->directory;
-    if (available / 10 * 8 < room || group / 10 * 8 < room) {
+    if (memory < room) {
         what = "the memory";
-        room = (available < group ? available : group) / 10 * 8;
+        room = memory;
     }
     if (node_bytes <= room)
         return LKS_OK;

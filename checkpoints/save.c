@@ -26,6 +26,9 @@ static void conclude(lks_checkpoints *c)
     warn(c);
     json_decref(c->manifest);
     c->manifest = NULL;
+    lks_save_forget(lks_save_first(c));
+    c->first = (c->first + 1) % c->stats.buffers;
+    --c->taken;
     if (!c->saved)
         ++c->stats.failed;
     if (c->saved)
@@ -64,7 +67,7 @@ static lks_status advance_planning(lks_checkpoints *c)
         return LKS_OK;
     }
     if (!c->root)
-        LKS_TRY(follow_plan(c, c->step));
+        LKS_TRY(follow_plan(c, lks_save_first(c)->step));
     lks_worker_start(c->worker, lks_save_write, c);
     c->phase = LKS_SAVE_WRITING;
     return LKS_OK;
@@ -151,6 +154,15 @@ static lks_status advance_telling(lks_checkpoints *c)
     return LKS_OK;
 }
 
+/* At once, so that the writer has work; not further: see lks_checkpoints_save. */
+static lks_status start_next(lks_checkpoints *c)
+{
+    if (c->phase != LKS_SAVE_IDLE || c->taken == 0)
+        return LKS_OK;
+    LKS_TRY(lks_save_begin(c));
+    return advance_planning(c);
+}
+
 /* The staging's pages are there. */
 static lks_status advance_warming(lks_checkpoints *c)
 {
@@ -177,7 +189,7 @@ static lks_status advance(lks_checkpoints *c)
     case LKS_SAVE_TELLING:
         return advance_telling(c);
     case LKS_SAVE_IDLE:
-        break;
+        return start_next(c);
     }
     return LKS_OK;
 }
@@ -188,11 +200,12 @@ lks_status lks_checkpoints_progress(lks_checkpoints *checkpoints)
 {
     if (checkpoints->broken)
         return LKS_FAIL(LKS_ERR_INTERNAL, "the checkpoints' messages have failed before");
-    for (lks_save_phase before = LKS_SAVE_IDLE; checkpoints->phase != before;) {
-        before = checkpoints->phase;
+    for (bool moved = true; moved;) {
+        lks_save_phase before = checkpoints->phase;
         lks_status status = advance(checkpoints);
         checkpoints->broken = status != LKS_OK;
         LKS_TRY(status);
+        moved = checkpoints->phase != before;
     }
     return LKS_OK;
 }
@@ -202,7 +215,7 @@ lks_status lks_checkpoints_finish(lks_checkpoints *checkpoints, bool *saved)
     *saved = false;
     for (unsigned spins = 0;; ++spins) {
         LKS_TRY(lks_checkpoints_progress(checkpoints));
-        if (checkpoints->phase == LKS_SAVE_IDLE)
+        if (checkpoints->phase == LKS_SAVE_IDLE && checkpoints->taken == 0)
             break;
         lks_worker_rest(checkpoints->worker);
         lks_comm_relax(checkpoints->comm, spins);
@@ -211,44 +224,88 @@ lks_status lks_checkpoints_finish(lks_checkpoints *checkpoints, bool *saved)
     return LKS_OK;
 }
 
-/* (collective) Rank 0's save under way is everybody's: ranks come to know of its end at different steps. */
-static lks_status ask_busy(lks_checkpoints *c, bool *busy)
+typedef enum save_turn { SAVE_TAKE, SAVE_REPLACE, SAVE_LEAVE_OUT } save_turn;
+
+/* (collective) Rank 0 says, because ranks come to know of a save's end at different steps. */
+static lks_status ask_turn(lks_checkpoints *c, lks_checkpoint_when_busy busy, save_turn *turn)
 {
     LKS_TRY(lks_checkpoints_progress(c));
-    *busy = lks_save_is_under_way(c);
-    return lks_comm_broadcast(c->comm, 0, busy, sizeof *busy);
+    bool full = c->taken == c->stats.buffers;
+    *turn = SAVE_TAKE;
+    if (full && busy == LKS_CHECKPOINT_SKIP)
+        *turn = SAVE_LEAVE_OUT;
+    if (full && busy == LKS_CHECKPOINT_REPLACE && c->taken > 1)
+        *turn = SAVE_REPLACE;
+    return lks_comm_broadcast(c->comm, 0, turn, sizeof *turn);
 }
 
-static void skip(lks_checkpoints *c, uint64_t step)
+static void leave_out(lks_checkpoints *c, uint64_t step)
 {
     ++c->stats.skipped;
     if (c->root)
         lks_log_warn("the checkpoint of step %llu is skipped: that of step %llu is still being "
-                     "written after %.1f s; raise checkpoint.every_steps, or wait for it with "
+                     "written after %.1f s%s; raise checkpoint.every_steps, or wait for it with "
                      "checkpoint.busy: wait",
-                     (unsigned long long)step, (unsigned long long)c->step,
-                     lks_clock_seconds_since(c->start_ns));
+                     (unsigned long long)step, (unsigned long long)lks_save_first(c)->step,
+                     lks_clock_seconds_since(c->start_ns),
+                     c->stats.buffers > 1 ? ", and the next one waits" : "");
+}
+
+static void replace(lks_checkpoints *c, const lks_save_snapshot *newest, uint64_t step)
+{
+    ++c->stats.skipped;
+    if (c->root)
+        lks_log_warn("the checkpoint of step %llu, which waited to be written, is left out: that "
+                     "of step %llu takes its place",
+                     (unsigned long long)newest->step, (unsigned long long)step);
+}
+
+/* Where the snapshot goes. To replace: rank 0's second waits still, so this rank's newest has no plan yet. */
+static lks_status find_place(lks_checkpoints *c, save_turn turn, lks_save_snapshot **out)
+{
+    for (unsigned spins = 0;
+         c->phase == LKS_SAVE_WARMING || (turn == SAVE_TAKE && c->taken == c->stats.buffers);
+         ++spins) {
+        lks_worker_rest(c->worker);
+        lks_comm_relax(c->comm, spins);
+        LKS_TRY(lks_checkpoints_progress(c));
+    }
+    if (turn == SAVE_TAKE)
+        ++c->taken;
+    *out = &c->snapshots[(c->first + c->taken - 1) % c->stats.buffers];
+    return LKS_OK;
+}
+
+static lks_status save(lks_checkpoints *c, const lks_state_array *arrays,
+                       const lks_checkpoint_info *info, save_turn turn)
+{
+    lks_save_snapshot *place;
+    LKS_TRY(find_place(c, turn, &place));
+    if (turn == SAVE_REPLACE)
+        replace(c, place, info->step);
+    uint64_t copy_ns = lks_clock_ns();
+    lks_status status = lks_save_take(c, place, arrays, info);
+    c->stats.copy_seconds += lks_clock_seconds_since(copy_ns);
+    if (status == LKS_OK)
+        status = start_next(c);
+    c->broken = status != LKS_OK;
+    return status;
 }
 
 lks_status lks_checkpoints_save(lks_checkpoints *checkpoints, const lks_state_array *arrays,
-                                const lks_checkpoint_info *info, bool may_skip,
+                                const lks_checkpoint_info *info, lks_checkpoint_when_busy busy,
                                 double *stall_seconds)
 {
     uint64_t start_ns = lks_clock_ns();
-    bool saved, busy = false;
-    if (may_skip)
-        LKS_TRY(ask_busy(checkpoints, &busy));
-    if (busy) {
-        skip(checkpoints, info->step);
-        *stall_seconds = lks_clock_seconds_since(start_ns);
-        return LKS_OK;
-    }
-    LKS_TRY(lks_checkpoints_finish(checkpoints, &saved));
-    checkpoints->step = info->step;
-    lks_status status = lks_save_start(checkpoints, arrays, info);
-    checkpoints->broken = status != LKS_OK;
-    LKS_TRY(status);
-    status = lks_checkpoints_progress(checkpoints);
+    save_turn turn;
+    *stall_seconds = 0;
+    LKS_TRY(ask_turn(checkpoints, busy, &turn));
+    if (turn == SAVE_LEAVE_OUT)
+        leave_out(checkpoints, info->step);
+    else
+        LKS_TRY(save(checkpoints, arrays, info, turn));
     *stall_seconds = lks_clock_seconds_since(start_ns);
-    return status;
+    if (turn != SAVE_LEAVE_OUT)
+        checkpoints->stats.stall_seconds += *stall_seconds;
+    return LKS_OK;
 }

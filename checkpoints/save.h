@@ -1,4 +1,4 @@
-/* One save under way: the instance behind lks_checkpoints.
+/* One save under way, and at most one that waits for its end: the instance behind lks_checkpoints.
  *
  *     root                                     every other rank
  *     creates the file, sends the plan    ->   receives it
@@ -8,7 +8,7 @@
  *     sends the result                    ->   receives it
  *
  * All messages are point to point and polled, so ranks may be at different steps in the middle of it.
- * The staging, the file's path and the map are the worker's while it has a task.
+ * The first snapshot, the file's path and the map are the worker's while it has a task.
  */
 #ifndef LKS_CHECKPOINTS_SAVE_H
 #define LKS_CHECKPOINTS_SAVE_H
@@ -16,6 +16,7 @@
 #include "checkpoints/checkpoint.h"
 #include "checkpoints/state_map.h"
 #include "checkpoints/worker.h"
+#include "runtime/base/memory.h"
 
 typedef enum lks_save_verdict {
     LKS_SAVE_WRITE,
@@ -50,6 +51,17 @@ typedef struct lks_save_messages {
     int count;
 } lks_save_messages;
 
+enum { LKS_SAVE_BUFFERS = 2 }; /* at most */
+
+/* The state at the end of a step. */
+typedef struct lks_save_snapshot {
+    char *staging; /* [groups][span_bytes] */
+    uint64_t step;
+    lks_checkpoint_info info; /* root: with texts of its own */
+    lks_arena *texts;
+    json_t *config;
+} lks_save_snapshot;
+
 struct lks_checkpoints {
     lks_comm *comm;
     bool root;
@@ -63,13 +75,13 @@ struct lks_checkpoints {
     uint32_t *first_blocks; /* [size + 1] of all ranks; own: first_block, end_block */
     uint32_t first_block, end_block;
 
-    char *staging; /* [groups][span_bytes] */
+    lks_save_snapshot snapshots[LKS_SAVE_BUFFERS];
+    int first, taken; /* the one that is being saved; how many are, or wait */
     uint64_t span_bytes;
     lks_state_map map;
     lks_worker *worker;
 
     lks_save_phase phase;
-    uint64_t step; /* of the save under way */
     lks_save_plan *plan;
     size_t plan_bytes;
     lks_save_report **reports; /* root: [size]; others: only its own */
@@ -104,9 +116,13 @@ size_t lks_save_report_bytes(const lks_checkpoints *c, int rank);
 /* Gives all messages up. False: some could not be, and their memory must stay. */
 bool lks_save_cancel(lks_checkpoints *c);
 
-/* Makes or awaits the plan, and copies own blocks to staging. */
-lks_status lks_save_start(lks_checkpoints *c, const lks_state_array *arrays,
-                          const lks_checkpoint_info *info) LKS_MUST_CHECK;
+/* Copies own blocks and, at the root, `info`, in the place of what the snapshot held. */
+lks_status lks_save_take(lks_checkpoints *c, lks_save_snapshot *snapshot,
+                         const lks_state_array *arrays,
+                         const lks_checkpoint_info *info) LKS_MUST_CHECK;
+void lks_save_forget(lks_save_snapshot *snapshot); /* its info */
+/* Makes or awaits the plan of the first snapshot. */
+lks_status lks_save_begin(lks_checkpoints *c) LKS_MUST_CHECK;
 /* Names the directory of the plan's step and nonce. */
 lks_status lks_save_set_partial(lks_checkpoints *c) LKS_MUST_CHECK;
 /* Root: the first failure of a save is its result. */
@@ -122,6 +138,12 @@ lks_status lks_save_discard(void *user) LKS_MUST_CHECK; /* root */
 static inline bool lks_save_is_under_way(const lks_checkpoints *c)
 {
     return c->phase != LKS_SAVE_IDLE && c->phase != LKS_SAVE_WARMING;
+}
+
+/* The one that is being saved. */
+static inline lks_save_snapshot *lks_save_first(lks_checkpoints *c)
+{
+    return &c->snapshots[c->first];
 }
 
 static inline lks_save_report *lks_save_own_report(const lks_checkpoints *c)

@@ -106,12 +106,13 @@ static lks_status make_staging(lks_checkpoints *c)
         const lks_layout_block *last = &c->layout->blocks[c->end_block - 1];
         c->span_bytes = (last->offset + last->elements - first->offset) * sizeof(float);
     }
-    c->stats.staging_bytes = c->span_bytes * (uint64_t)c->map.group_count;
-    if (c->stats.staging_bytes == 0)
-        return LKS_OK;
-    void *staging;
-    LKS_TRY(lks_memory_map(&staging, c->stats.staging_bytes));
-    c->staging = staging;
+    uint64_t bytes = c->span_bytes * (uint64_t)c->map.group_count;
+    for (int i = 0; bytes > 0 && i < c->stats.buffers; ++i) {
+        void *staging;
+        LKS_TRY(lks_memory_map(&staging, bytes));
+        c->snapshots[i].staging = staging;
+        c->stats.staging_bytes += bytes;
+    }
     return LKS_OK;
 }
 
@@ -179,8 +180,11 @@ static void release(lks_checkpoints *c)
     free_messages(&c->plans);
     free_messages(&c->report_messages);
     free_messages(&c->results);
-    if (c->staging != NULL)
-        lks_memory_unmap(c->staging, c->stats.staging_bytes);
+    for (int i = 0; i < c->stats.buffers; ++i) {
+        if (c->snapshots[i].staging != NULL)
+            lks_memory_unmap(c->snapshots[i].staging, c->span_bytes * (uint64_t)c->map.group_count);
+        lks_save_forget(&c->snapshots[i]);
+    }
     lks_state_map_release(&c->map);
     lks_memory_free(c->first_blocks);
     json_decref(c->manifest);
@@ -211,6 +215,7 @@ lks_status lks_checkpoints_open(lks_checkpoints **out, const lks_checkpoints_spe
     c->comm = spec->comm;
     c->image = -1;
     c->root = lks_comm_rank(spec->comm) == 0;
+    c->stats.buffers = spec->buffers == 1 ? 1 : LKS_SAVE_BUFFERS;
     c->keep = spec->keep < 1 ? 1 : spec->keep;
     c->keep_best = spec->keep_best;
     c->may_commit = spec->may_commit;

@@ -140,31 +140,14 @@ static lks_status exchange_plan(lks_checkpoints *c)
     return lks_save_send_to_all(c, &c->plans, LKS_SAVE_TAG_PLAN, c->plan, c->plan_bytes);
 }
 
-static void copy_to_staging(lks_checkpoints *c, const lks_state_array *arrays)
-{
-    for (int g = 0; g < c->map.group_count; ++g) {
-        for (uint32_t b = c->first_block; b < c->end_block; ++b) {
-            const lks_layout_block *block = &c->layout->blocks[b];
-            if (!lks_state_map_has(&c->map, g, block->tensor))
-                continue;
-            uint64_t within = block->offset - c->layout->blocks[c->first_block].offset;
-            memcpy(c->staging + (uint64_t)g * c->span_bytes + within * sizeof(float),
-                   arrays[g].data + (block->offset - arrays[g].base_offset),
-                   block->elements * sizeof(float));
-        }
-    }
-}
-
-lks_status lks_save_start(lks_checkpoints *c, const lks_state_array *arrays,
-                          const lks_checkpoint_info *info)
+lks_status lks_save_begin(lks_checkpoints *c)
 {
     c->start_ns = lks_clock_ns();
     c->saved = false;
     c->result = LKS_OK;
     if (c->root)
-        make_plan(c, info);
+        make_plan(c, &lks_save_first(c)->info);
     LKS_TRY(exchange_plan(c));
-    copy_to_staging(c, arrays);
     c->phase = LKS_SAVE_PLANNING;
     return LKS_OK;
 }

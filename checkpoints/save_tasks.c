@@ -14,8 +14,10 @@
 lks_status lks_save_warm(void *user)
 {
     lks_checkpoints *c = user;
-    if (c->staging != NULL)
-        memset(c->staging, 0, c->stats.staging_bytes);
+    for (int i = 0; i < c->stats.buffers; ++i) {
+        if (c->snapshots[i].staging != NULL)
+            memset(c->snapshots[i].staging, 0, c->span_bytes * (uint64_t)c->map.group_count);
+    }
     return LKS_OK;
 }
 
@@ -37,7 +39,8 @@ static lks_status write_block(lks_checkpoints *c, int group, uint32_t block, int
 {
     const lks_layout_block *b = &c->layout->blocks[block];
     uint64_t within = b->offset - c->layout->blocks[c->first_block].offset;
-    const char *data = c->staging + (uint64_t)group * c->span_bytes + within * sizeof(float);
+    const char *data =
+        lks_save_first(c)->staging + (uint64_t)group * c->span_bytes + within * sizeof(float);
     size_t bytes = b->elements * sizeof(float);
     size_t own = c->end_block - c->first_block;
     lks_save_own_report(c)->hashes[(size_t)group * own + block - c->first_block] =

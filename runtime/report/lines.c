@@ -44,10 +44,11 @@ lks_status report_lines_open(report_lines *out, const char *run_directory, const
         return LKS_FAIL(LKS_ERR_INTERNAL, "%s.jsonl: no memory", name);
     }
     out->file = open(out->path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-    if (out->file >= 0)
-        return LKS_OK;
-    lks_status status = LKS_FAIL(LKS_ERR_IO, "%s: open: %s", out->path, strerror(errno));
-    report_lines_close(out);
+    lks_status status = out->file >= 0
+                            ? lks_files_sync_directory(run_directory)
+                            : LKS_FAIL(LKS_ERR_IO, "%s: open: %s", out->path, strerror(errno));
+    if (status != LKS_OK)
+        report_lines_close(out);
     return status;
 }
 
@@ -64,19 +65,26 @@ void report_lines_close(report_lines *lines)
     *lines = (report_lines){.file = -1};
 }
 
+lks_status report_lines_flush(report_lines *lines)
+{
+    if (lines_flush(lines))
+        return LKS_OK;
+    return LKS_FAIL(LKS_ERR_IO, "%s: write: %s", lines->path, strerror(errno));
+}
+
 lks_status report_lines_append(report_lines *lines, const char *text)
 {
-    bool waited = lines->waiting.length > 0;
     lks_text_append(&lines->waiting, "%s\n", text);
     if (lines->waiting.failed)
         return LKS_FAIL(LKS_ERR_INTERNAL, "%s: no memory", lines->path);
     bool written = lines_flush(lines);
-    if (!written && !waited)
+    if (!written && !lines->failing)
         lks_log_warn("%s: write: %s; training goes on, and its lines wait in memory: free space or "
                      "mend the directory",
                      lines->path, strerror(errno));
-    if (written && waited)
+    if (written && lines->failing)
         lks_log_warn("%s: can be written again; no line is missing", lines->path);
+    lines->failing = !written;
     if (lines->waiting.length > REPORT_WAITING_BYTES)
         return LKS_FAIL(LKS_ERR_IO, "%s: write: %s; %zu bytes wait to be written, and no more can",
                         lines->path, strerror(errno), lines->waiting.length);

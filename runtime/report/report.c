@@ -5,16 +5,20 @@
 #include "runtime/report/lines.h"
 #include "runtime/report/progress.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct lks_report {
     char *run_directory;
     report_progress *progress;
     report_lines *files; /* those written so far */
     size_t file_count, file_capacity;
+    pthread_mutex_t mutex; /* guards the files, but for fsync */
 };
 
 /* --- Files ---------------------------------------------------------------- */
@@ -36,8 +40,38 @@ static lks_status report_find(lks_report *report, const char *name, report_lines
 lks_status lks_report_line(lks_report *report, const char *name, const char *json)
 {
     report_lines *lines;
-    LKS_TRY(report_find(report, name, &lines));
-    return report_lines_append(lines, json);
+    pthread_mutex_lock(&report->mutex);
+    lks_status status = report_find(report, name, &lines);
+    if (status == LKS_OK)
+        status = report_lines_append(lines, json);
+    pthread_mutex_unlock(&report->mutex);
+    return status;
+}
+
+/* Flushes the file of that index; false: there is none. */
+static bool report_flush(lks_report *report, size_t index, int *file, lks_status *status)
+{
+    pthread_mutex_lock(&report->mutex);
+    bool there = index < report->file_count;
+    if (there) {
+        *status = report_lines_flush(&report->files[index]);
+        *file = report->files[index].file;
+    }
+    pthread_mutex_unlock(&report->mutex);
+    return there;
+}
+
+lks_status lks_report_sync(lks_report *report)
+{
+    int file = -1;
+    lks_status status = LKS_OK;
+    for (size_t i = 0; report_flush(report, i, &file, &status); ++i) {
+        LKS_TRY(status);
+        if (fsync(file) != 0)
+            return LKS_FAIL(LKS_ERR_IO, "%s: cannot fsync its lines: %s", report->run_directory,
+                            strerror(errno));
+    }
+    return LKS_OK;
 }
 
 static lks_status report_write(lks_report *report, const json_t *line)
@@ -79,6 +113,7 @@ static json_t *report_step_to_json(const lks_step_metrics *m)
     report_add_number(line, "loader_wait_seconds", m->loader_wait_seconds);
     report_add_number(line, "reduce_wait_seconds", m->reduce_wait_seconds);
     report_add_number(line, "checkpoint_stall_seconds", m->checkpoint_stall_seconds);
+    report_add_number(line, "checkpoint_running_seconds", m->checkpoint_running_seconds);
     report_add_number(line, "samples_per_second", m->samples_per_second);
     report_add_count(line, "gradient_bytes", m->gradient_bytes);
     report_add_count(line, "gradient_bytes_early", m->gradient_bytes_early);
@@ -124,6 +159,7 @@ lks_status lks_report_open(lks_report **out, const char *run_directory, uint64_t
     LKS_TRY(report_undo(run_directory, resume_step));
     lks_report *report;
     LKS_TRY(LKS_NEW(&report));
+    pthread_mutex_init(&report->mutex, NULL);
     lks_status status = LKS_OK;
     report_lines *metrics;
     report->run_directory = strdup(run_directory);
@@ -148,6 +184,7 @@ void lks_report_close(lks_report *report)
     for (size_t i = 0; i < report->file_count; ++i)
         report_lines_close(&report->files[i]);
     lks_memory_free(report->files);
+    pthread_mutex_destroy(&report->mutex);
     free(report->run_directory);
     lks_memory_free(report);
 }

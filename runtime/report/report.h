@@ -19,6 +19,8 @@ typedef struct lks_step_metrics {
     uint64_t tokens;  /* of those; 0 where samples are not text */
     int world_size;
     double step_seconds, loader_wait_seconds, reduce_wait_seconds, checkpoint_stall_seconds;
+    double
+        checkpoint_running_seconds; /* of the save that was being written at the step's end; 0: none */
     double samples_per_second;
     /* Of rank 0: handed over by this step, and how much of it before its last backward ended. */
     uint64_t gradient_bytes, gradient_bytes_early;
@@ -48,6 +50,9 @@ lks_status lks_report_step(lks_report *report, const lks_step_metrics *metrics,
  * "validation_seconds"} to metrics.jsonl, and logs it. */
 lks_status lks_report_validation(lks_report *report,
                                  const lks_validation_metrics *metrics) LKS_MUST_CHECK;
+
+/* Once it returns LKS_OK every line so far is on disk. From any thread, while others append lines. */
+lks_status lks_report_sync(lks_report *report) LKS_MUST_CHECK;
 
 /* Appends `json`, one object on one line with a member "step", to <run>/<name>.jsonl
  * under the same rule for resumed steps. */

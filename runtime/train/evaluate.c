@@ -2,7 +2,7 @@
 #include "collectives/reducer.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/memory.h"
-#include "runtime/datasets/loader.h"
+#include "runtime/train/feed.h"
 
 #include <math.h>
 
@@ -17,7 +17,13 @@ struct lks_evaluator {
     int batches, first, end; /* of the dataset; this rank's */
     size_t *bytes;           /* [world size] of each rank's part of `all` */
     batch_stats *mine, *all;
+    double *device_mine; /* `mine` as the device gives it */
 };
+
+static size_t evaluator_mine_bytes(const lks_evaluator *e)
+{
+    return (size_t)(e->end - e->first) * sizeof *e->mine;
+}
 
 static lks_status evaluator_share(lks_evaluator *e)
 {
@@ -32,6 +38,7 @@ static lks_status evaluator_share(lks_evaluator *e)
     }
     lks_lanes_of(e->batches, lks_comm_rank(e->spec.comm), world_size, &e->first, &e->end);
     LKS_TRY(LKS_NEW_ARRAY(&e->mine, (size_t)(e->end - e->first)));
+    LKS_TRY(lks_device_allocate(e->spec.device, evaluator_mine_bytes(e), (void **)&e->device_mine));
     return LKS_NEW_ARRAY(&e->all, (size_t)e->batches);
 }
 
@@ -69,7 +76,7 @@ static lks_status evaluator_init(lks_evaluator *e)
     LKS_TRY(lks_dataset_open(&e->dataset, s->directory, lks_model_context(s->model)));
     LKS_TRY(evaluator_check_kind(e));
     LKS_TRY(lks_replica_init(&e->replica, s->model, lks_dataset_schema(e->dataset),
-                             LKS_GRAPH_EVALUATE, s->micro_batch, s->device));
+                             LKS_GRAPH_EVALUATE, s->micro_batch, s->device, NULL));
     LKS_TRY(evaluator_check_layout(e));
     return evaluator_share(e);
 }
@@ -97,6 +104,9 @@ void lks_evaluator_close(lks_evaluator *evaluator)
     lks_dataset_close(evaluator->dataset);
     lks_memory_free(evaluator->bytes);
     lks_memory_free(evaluator->mine);
+    if (evaluator->device_mine)
+        lks_device_free(evaluator->spec.device, evaluator->device_mine,
+                        evaluator_mine_bytes(evaluator));
     lks_memory_free(evaluator->all);
     lks_memory_free(evaluator);
 }
@@ -113,20 +123,18 @@ size_t lks_evaluator_bytes(const lks_evaluator *evaluator)
 }
 
 /* One pass: the whole dataset is one step whose lanes are the batches. */
-static lks_status evaluator_pass(lks_evaluator *e, lks_loader *loader, const float *parameters)
+static lks_status evaluator_pass(lks_evaluator *e, lks_feed *feed, const float *parameters)
 {
     for (int batch = e->first; batch < e->end; ++batch) {
-        lks_batch data;
-        double stats[3];
-        LKS_TRY(lks_loader_next(loader, &data));
-        lks_executor_call call = {.positions = data.positions,
-                                  .inputs = (const void *const *)data.fields,
-                                  .parameters = parameters};
-        LKS_TRY(lks_executor_run(e->replica.executor, &call, stats));
-        e->mine[batch - e->first] = (batch_stats){stats[0], stats[1], stats[2]};
+        lks_fed fed;
+        LKS_TRY(lks_feed_next(feed, &fed));
+        lks_executor_call call = {
+            .positions = fed.positions, .inputs = fed.inputs, .parameters = parameters};
+        LKS_TRY(
+            lks_executor_run(e->replica.executor, &call, e->device_mine + 3 * (batch - e->first)));
         LKS_TRY(lks_comm_progress(e->spec.comm));
     }
-    return LKS_OK;
+    return lks_device_copy_out(e->spec.device, e->mine, e->device_mine, evaluator_mine_bytes(e));
 }
 
 static lks_status evaluator_own(lks_evaluator *e, const float *parameters)
@@ -144,7 +152,12 @@ static lks_status evaluator_own(lks_evaluator *e, const float *parameters)
     if (e->first == e->end)
         return LKS_OK;
     LKS_TRY(lks_loader_open(&loader, &spec));
-    lks_status status = evaluator_pass(e, loader, parameters);
+    lks_feed *feed = NULL;
+    lks_status status = lks_feed_open(&feed, loader, e->spec.device, lks_dataset_schema(e->dataset),
+                                      e->spec.micro_batch);
+    if (status == LKS_OK)
+        status = evaluator_pass(e, feed, parameters);
+    lks_feed_close(feed);
     lks_loader_close(loader);
     return status;
 }

@@ -78,10 +78,9 @@ lks_lane_stats *lks_exchange_lane(lks_exchange *exchange, int lane)
     return (lks_lane_stats *)(exchange->mine + VOTES) + (lane - exchange->first_lane);
 }
 
-void lks_exchange_set_block(lks_exchange *exchange, uint32_t block, double square_sum)
+double *lks_exchange_blocks(lks_exchange *exchange)
 {
-    size_t blocks_at = VOTES + (size_t)(exchange->end_lane - exchange->first_lane) * STATS;
-    exchange->mine[blocks_at + (block - exchange->first_block)] = square_sum;
+    return exchange->mine + VOTES + (size_t)(exchange->end_lane - exchange->first_lane) * STATS;
 }
 
 static void add_votes(lks_totals *totals, const lks_votes *votes)

@@ -35,9 +35,9 @@ typedef struct lks_exchange lks_exchange;
 lks_status lks_exchange_open(lks_exchange **out, lks_comm *comm, const lks_layout *layout,
                              int lanes) LKS_MUST_CHECK;
 void lks_exchange_close(lks_exchange *exchange); /* NULL is fine */
-/* This rank's part, to be filled before the exchange: lane `lane`, own block. */
+/* This rank's part, to be filled before the exchange: lane `lane`; [own blocks] square sums. */
 lks_lane_stats *lks_exchange_lane(lks_exchange *exchange, int lane);
-void lks_exchange_set_block(lks_exchange *exchange, uint32_t block, double square_sum);
+double *lks_exchange_blocks(lks_exchange *exchange);
 /* (collective) */
 lks_status lks_exchange_run(lks_exchange *exchange, const lks_votes *votes,
                             lks_totals *out) LKS_MUST_CHECK;

@@ -52,6 +52,15 @@ static lks_status validation_hook(hook_context *c)
     return job->report ? lks_report_validation(job->report, &metrics) : LKS_OK;
 }
 
+/* After a notice there may be no time for one that only waits. */
+static lks_checkpoint_when_busy when_busy(const hook_context *c)
+{
+    bool skips = c->job->experiment.settings.checkpoint.busy == LKS_BUSY_SKIP;
+    if (c->leaving)
+        return LKS_CHECKPOINT_REPLACE;
+    return c->last || !skips ? LKS_CHECKPOINT_WAIT : LKS_CHECKPOINT_SKIP;
+}
+
 static lks_status save(hook_context *c)
 {
     lks_job *job = c->job;
@@ -73,9 +82,7 @@ static lks_status save(hook_context *c)
         .ledger = job->ledger.known ? lks_ledger_hex(&job->ledger, chain) : NULL,
         .epoch = job->run.epoch,
     };
-    bool may_skip =
-        !c->last && !c->leaving && job->experiment.settings.checkpoint.busy == LKS_BUSY_SKIP;
-    lks_status status = lks_checkpoints_save(job->checkpoints, job->arrays, &info, may_skip,
+    lks_status status = lks_checkpoints_save(job->checkpoints, job->arrays, &info, when_busy(c),
                                              &c->checkpoint_stall_seconds);
     json_decref(config);
     lks_text_release(&yaml);
@@ -115,9 +122,13 @@ static lks_status checkpoint_hook(hook_context *c)
     bool due = is_due(c->step->step, job->experiment.settings.checkpoint.every_steps);
     if (c->leaving && job->report)
         announce_save(c);
-    if (c->last || c->leaving || due)
-        LKS_TRY(save(c));
-    return lks_checkpoints_progress(job->checkpoints);
+    return c->last || c->leaving || due ? save(c) : LKS_OK;
+}
+
+/* After the lines of this step: a checkpoint is committed only when those up to its step are on disk. */
+static lks_status commit_hook(hook_context *c)
+{
+    return lks_checkpoints_progress(c->job->checkpoints);
 }
 
 static lks_status memory_hook(hook_context *c)
@@ -156,6 +167,7 @@ static lks_status metrics_hook(hook_context *c)
         .loader_wait_seconds = step->loader_wait_seconds,
         .reduce_wait_seconds = step->reduce_wait_seconds,
         .checkpoint_stall_seconds = c->checkpoint_stall_seconds,
+        .checkpoint_running_seconds = lks_checkpoints_get_stats(job->checkpoints).running_seconds,
         .gradient_bytes = step->gradient_bytes,
         .gradient_bytes_early = step->gradient_bytes_early,
         .samples_per_second = (double)job->geometry.global_batch / step->seconds,
@@ -221,7 +233,7 @@ static lks_status ledger_hook(hook_context *c)
 
 static lks_status (*const hooks[])(hook_context *) = {fence_hook,      chain_hook,  validation_hook,
                                                       checkpoint_hook, memory_hook, metrics_hook,
-                                                      ledger_hook};
+                                                      ledger_hook,     commit_hook};
 
 /* A notice is obeyed only when the state is on disk. */
 static lks_status leave(lks_job *job, bool *stop)

@@ -1,6 +1,7 @@
-#include "runtime/train/job.h"
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
+#include "runtime/base/node_memory.h"
+#include "runtime/train/need.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -12,6 +13,7 @@
 
 static lks_status open_experiment(lks_job *job)
 {
+    job->memory_available = lks_node_memory_available("");
     LKS_TRY(lks_experiment_init(&job->experiment, job->request->config));
     const lks_settings *settings = &job->experiment.settings;
     LKS_TRY(lks_geometry_init(&job->geometry, settings, lks_comm_rank(job->comm),
@@ -48,7 +50,8 @@ static lks_status open_model(lks_job *job)
         lks_order_create(lks_dataset_samples(job->data), lks_dataset_sample_bytes(job->data),
                          (uint64_t)settings->train.seed);
     LKS_TRY(lks_replica_init(&job->replica, job->experiment.model, schema, LKS_GRAPH_TRAIN,
-                             job->geometry.micro_batch, job->device));
+                             job->geometry.micro_batch, job->device,
+                             &(lks_replica_check){lks_need_check, job}));
     job->layout = lks_graph_layout(job->replica.graph);
     return lks_layout_fingerprint(job->layout, job->fingerprint);
 }
@@ -109,7 +112,8 @@ static lks_status open_reducer(lks_job *job)
                              .layout = job->layout,
                              .lanes = job->geometry.lanes,
                              .link = settings->collectives.link,
-                             .bucket_bytes = (uint64_t)settings->collectives.bucket_bytes};
+                             .bucket_bytes = (uint64_t)settings->collectives.bucket_bytes,
+                             .verbs = &settings->verbs};
     LKS_TRY(lks_reducer_open(&job->reducer, &spec));
     lks_reducer_owned(job->reducer, &job->first_block, &job->end_block);
     job->base_offset =
@@ -140,14 +144,21 @@ static lks_status open_states(lks_job *job)
                                                .base_offset = job->base_offset};
     }
     LKS_TRY(lks_exchange_open(&job->exchange, job->comm, job->layout, job->geometry.lanes));
-    int64_t own_samples = (int64_t)(job->geometry.end_lane - job->geometry.first_lane) *
-                          job->geometry.micro_batches * job->geometry.micro_batch;
-    return LKS_NEW_ARRAY(&job->sample_ids, (size_t)own_samples);
+    size_t batches = (size_t)(job->geometry.end_lane - job->geometry.first_lane) *
+                     (size_t)job->geometry.micro_batches;
+    job->stats_count = 3 * batches;
+    LKS_TRY(LKS_NEW_ARRAY(&job->stats, job->stats_count));
+    LKS_TRY(lks_device_allocate(job->device, job->stats_count * sizeof *job->stats,
+                                (void **)&job->device_stats));
+    return LKS_NEW_ARRAY(&job->sample_ids, batches * (size_t)job->geometry.micro_batch);
 }
 
+/* Nor before the lines of its steps are on disk: else a kill could lose them for good. */
 static lks_status may_commit(const void *user)
 {
-    return lks_run_directory_guard(user);
+    const lks_job *job = user;
+    LKS_TRY(lks_run_directory_guard(&job->run));
+    return lks_report_sync(job->report);
 }
 
 static lks_status open_checkpoints(lks_job *job)
@@ -160,10 +171,11 @@ static lks_status open_checkpoints(lks_job *job)
                                      1 + lks_optimizer_state_count(job->experiment.optimizer),
                                  .first_block = job->first_block,
                                  .end_block = job->end_block,
+                                 .buffers = (int)settings->checkpoint.buffers,
                                  .keep = (int)settings->checkpoint.keep,
                                  .keep_best = settings->checkpoint.keep_best,
                                  .may_commit = may_commit,
-                                 .user = &job->run,
+                                 .user = job,
                                  .comm = job->comm};
     return lks_checkpoints_open(&job->checkpoints, &spec);
 }
@@ -219,7 +231,9 @@ static lks_status open_loader(lks_job *job)
                             .end_step = job->steps,
                             .threads = (int)settings->data.threads,
                             .depth = (int)settings->data.ring};
-    return lks_loader_open(&job->loader, &spec);
+    LKS_TRY(lks_loader_open(&job->loader, &spec));
+    return lks_feed_open(&job->feed, job->loader, job->device, lks_dataset_schema(job->data),
+                         geometry->micro_batch);
 }
 
 static lks_status open_validation(lks_job *job)
@@ -256,7 +270,7 @@ static lks_status job_open(lks_job *job)
     LKS_TRY(lks_comm_on_root(comm, record_on_root, job));
     if (job->step < job->steps)
         LKS_TRY(lks_comm_agree(comm, open_loader(job)));
-    return lks_job_print_memory(job);
+    return lks_need_print(job);
 }
 
 lks_status lks_job_open(lks_job *job, const lks_train_request *request)
@@ -272,6 +286,7 @@ void lks_job_close(lks_job *job)
 {
     int states =
         job->experiment.optimizer ? lks_optimizer_state_count(job->experiment.optimizer) : 0;
+    lks_feed_close(job->feed);
     lks_loader_close(job->loader);
     lks_memory_copies_close(job->memory);
     lks_checkpoints_close(job->checkpoints);
@@ -282,6 +297,9 @@ void lks_job_close(lks_job *job)
     lks_memory_free(job->states);
     lks_memory_free(job->arrays);
     lks_memory_free(job->sample_ids);
+    lks_memory_free(job->stats);
+    if (job->device_stats)
+        lks_device_free(job->device, job->device_stats, job->stats_count * sizeof *job->stats);
     lks_reducer_close(job->reducer);
     lks_replica_release(&job->replica);
     lks_dataset_close(job->data);
@@ -290,72 +308,4 @@ void lks_job_close(lks_job *job)
     lks_report_close(job->report);
     lks_run_directory_close(&job->run);
     *job = (lks_job){.run = {.lock = -1}};
-}
-
-/* What a rank needs, by use; in bytes. */
-typedef struct memory_need {
-    uint64_t optimizer, activations, validation, staging, copies, loader, links;
-} memory_need;
-
-static uint64_t need_total(const memory_need *need)
-{
-    return need->optimizer + need->activations + need->validation + need->staging + need->copies +
-           need->loader + need->links;
-}
-
-static memory_need rank_need(const lks_job *job, const lks_reducer_stats *reducer)
-{
-    lks_executor_memory executor = lks_executor_get_memory(job->replica.executor);
-    return (memory_need){
-        .optimizer = job->state_elements * sizeof(float) *
-                     (uint64_t)lks_optimizer_state_count(job->experiment.optimizer),
-        .activations =
-            executor.activations_bytes + executor.workspace_bytes + executor.constants_bytes,
-        .validation = job->validation ? lks_evaluator_bytes(job->validation) : 0,
-        .staging = lks_checkpoints_get_stats(job->checkpoints).staging_bytes,
-        .copies = lks_memory_copies_get_stats(job->memory).bytes,
-        .loader = job->loader ? lks_loader_bytes(job->loader) : 0,
-        .links = reducer->private_bytes,
-    };
-}
-
-static void log_need(const lks_job *job, const lks_reducer_stats *reducer, const memory_need *need,
-                     uint64_t node_bytes)
-{
-    char t[9][32];
-    lks_log_root(
-        "memory per rank: optimizer %s, activations %s, validation %s, checkpoint staging %s, "
-        "copies in node memory %s, loader %s, gradients and parameters not shared %s",
-        lks_text_bytes(t[0], sizeof t[0], need->optimizer),
-        lks_text_bytes(t[1], sizeof t[1], need->activations),
-        lks_text_bytes(t[2], sizeof t[2], need->validation),
-        lks_text_bytes(t[3], sizeof t[3], need->staging),
-        lks_text_bytes(t[8], sizeof t[8], need->copies),
-        lks_text_bytes(t[4], sizeof t[4], need->loader),
-        lks_text_bytes(t[5], sizeof t[5], need->links));
-    lks_log_root("memory per node: %s for %d ranks, of which parameters and gradients shared %s",
-                 lks_text_bytes(t[6], sizeof t[6], node_bytes), lks_comm_local_size(job->comm),
-                 lks_text_bytes(t[7], sizeof t[7], reducer->shared_bytes));
-}
-
-lks_status lks_job_print_memory(lks_job *job)
-{
-    int world_size = lks_comm_size(job->comm);
-    lks_reducer_stats reducer = lks_reducer_get_stats(job->reducer);
-    memory_need mine = rank_need(job, &reducer), *all;
-    size_t *bytes;
-    LKS_TRY(LKS_NEW_ARRAY(&all, (size_t)world_size));
-    LKS_TRY(LKS_NEW_ARRAY(&bytes, (size_t)world_size));
-    for (int rank = 0; rank < world_size; ++rank)
-        bytes[rank] = sizeof mine;
-    lks_status status = lks_comm_all_gather(job->comm, &mine, all, bytes);
-    uint64_t node = reducer.shared_bytes;
-    for (int rank = 0; rank < world_size; ++rank)
-        if (lks_comm_node_of(job->comm, rank) == lks_comm_node(job->comm))
-            node += need_total(&all[rank]);
-    if (status == LKS_OK)
-        log_need(job, &reducer, &mine, node);
-    lks_memory_free(all);
-    lks_memory_free(bytes);
-    return status;
 }

@@ -10,6 +10,7 @@
 #include "runtime/train/evaluate.h"
 #include "runtime/train/exchange.h"
 #include "runtime/train/experiment.h"
+#include "runtime/train/feed.h"
 #include "runtime/train/geometry.h"
 #include "runtime/train/ledger.h"
 #include "runtime/train/replica.h"
@@ -26,10 +27,15 @@ typedef struct lks_job {
     lks_dataset *data;
     lks_order order;
     lks_loader *loader;
+    lks_feed *feed;
     uint64_t *sample_ids; /* [lanes * lane's samples] of this rank's last step */
-    lks_ledger ledger;    /* of the last step */
-    bool watching;        /* this rank asks request->watch */
+    double *stats,
+        *device_stats; /* [stats_count] {loss sum, targets, correct} of each of them's micro-batches */
+    size_t stats_count;
+    lks_ledger ledger; /* of the last step */
+    bool watching;     /* this rank asks request->watch */
 
+    uint64_t memory_available; /* of this node, before anything was allocated */
     lks_replica replica;
     const lks_layout *layout;
     char fingerprint[65];
@@ -58,8 +64,10 @@ typedef struct lks_job {
 lks_status lks_job_open(lks_job *job, const lks_train_request *request) LKS_MUST_CHECK;
 void lks_job_close(lks_job *job); /* (collective) */
 
-/* Bytes that this rank and its node need, on rank 0's log. (collective) */
-lks_status lks_job_print_memory(lks_job *job) LKS_MUST_CHECK;
+static inline const lks_layout_tensor *lks_job_block_tensor(const lks_job *job, uint32_t block)
+{
+    return &job->layout->tensors[job->layout->blocks[block].tensor];
+}
 
 /* notice.c, not collective: starts the watch where this rank is to ask it; what this rank votes,
  * see lks_votes. */

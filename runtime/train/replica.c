@@ -20,19 +20,37 @@ static lks_status replica_graph(lks_graph **out, const lks_schema *schema, lks_g
     return status;
 }
 
+typedef struct replica_question {
+    const lks_replica_check *check;
+    const lks_layout *layout;
+} replica_question;
+
+static lks_status replica_ask(void *user, size_t activations_bytes)
+{
+    const replica_question *question = user;
+    return question->check->check(question->check->user, question->layout, activations_bytes);
+}
+
 static lks_status replica_open(lks_replica *replica, lks_model *model, const lks_schema *schema,
-                               lks_graph_mode mode, int64_t micro_batch, lks_device *device)
+                               lks_graph_mode mode, int64_t micro_batch, lks_device *device,
+                               const lks_replica_check *check)
 {
     LKS_TRY(replica_graph(&replica->graph, schema, mode, micro_batch));
     LKS_TRY(lks_model_build(model, schema, replica->graph));
-    return lks_executor_open(&replica->executor, replica->graph, device);
+    if (!check)
+        return lks_executor_open(&replica->executor, replica->graph, device);
+    replica_question question = {check, lks_graph_layout(replica->graph)};
+    LKS_TRY(check->check(check->user, question.layout, 0));
+    return lks_executor_open_within(&replica->executor, replica->graph, device, replica_ask,
+                                    &question);
 }
 
 lks_status lks_replica_init(lks_replica *replica, lks_model *model, const lks_schema *schema,
-                            lks_graph_mode mode, int64_t micro_batch, lks_device *device)
+                            lks_graph_mode mode, int64_t micro_batch, lks_device *device,
+                            const lks_replica_check *check)
 {
     *replica = (lks_replica){0};
-    lks_status status = replica_open(replica, model, schema, mode, micro_batch, device);
+    lks_status status = replica_open(replica, model, schema, mode, micro_batch, device, check);
     if (status != LKS_OK)
         lks_replica_release(replica);
     return status;

@@ -10,10 +10,17 @@ typedef struct lks_replica {
     lks_executor *executor;
 } lks_replica;
 
-/* Starts from {0}. Not collective. */
+/* Asked twice before anything large is allocated: with the model's layout alone, then with the bytes
+ * that the activations need at least. A failure ends the opening. */
+typedef struct lks_replica_check {
+    lks_status (*check)(void *user, const lks_layout *layout, uint64_t activations_bytes);
+    void *user;
+} lks_replica_check;
+
+/* Starts from {0}. `check`: NULL: none. Not collective. */
 lks_status lks_replica_init(lks_replica *replica, lks_model *model, const lks_schema *schema,
-                            lks_graph_mode mode, int64_t micro_batch,
-                            lks_device *device) LKS_MUST_CHECK;
+                            lks_graph_mode mode, int64_t micro_batch, lks_device *device,
+                            const lks_replica_check *check) LKS_MUST_CHECK;
 void lks_replica_release(lks_replica *replica);
 
 #endif

@@ -98,7 +98,7 @@ static lks_status predictor_open(lks_predictor *p)
     p->schema.context = lks_model_context(s->experiment.model);
     lks_schema_set_fields(&p->schema, p->fields);
     LKS_TRY(lks_replica_init(&p->replica, s->experiment.model, &p->schema, LKS_GRAPH_PREDICT,
-                             p->batch, s->device));
+                             p->batch, s->device, NULL));
     LKS_TRY(lks_session_load(s, lks_graph_layout(p->replica.graph)));
     p->input_bytes = (size_t)p->batch * lks_field_bytes(&p->fields[0]);
     return lks_device_allocate(s->device, p->input_bytes, &p->input);
@@ -127,11 +127,10 @@ lks_status lks_predictor_run(lks_predictor *predictor, const void *input, const 
                              const float **out, lks_shape *shape)
 {
     lks_session *s = predictor->session;
-    double stats[3];
     const void *inputs[LKS_SCHEMA_FIELDS] = {predictor->input};
     lks_executor_call call = {.inputs = inputs, .parameters = s->parameters};
     LKS_TRY(lks_device_copy_in(s->device, predictor->input, input, predictor->input_bytes));
-    LKS_TRY(lks_executor_run(predictor->replica.executor, &call, stats));
+    LKS_TRY(lks_executor_run(predictor->replica.executor, &call, NULL));
     const void *result;
     LKS_TRY(lks_executor_output(predictor->replica.executor, output, &result, shape));
     size_t elements = lks_shape_elements(shape);

@@ -52,13 +52,15 @@ static const lks_option checkpoint_options[] = {
     {"keep_best", LKS_OPTION_BOOL, AT(checkpoint.keep_best), "true", 0, 0, NULL, LKS_OPTION_FREE,
      "the one with the lowest validation loss stays too"},
     {"busy", LKS_OPTION_CHOICE, AT(checkpoint.busy), "skip", 0, 0, "skip|wait", LKS_OPTION_FREE,
-     "what a checkpoint does that is due while the one before is still being written"},
+     "what a checkpoint does that is due while checkpoint.buffers others are still to be written"},
+    {"buffers", LKS_OPTION_INTEGER, AT(checkpoint.buffers), "2", 1, 2, NULL, LKS_OPTION_FREE,
+     "copies of the own share of the state in memory: one is written while the next is taken"},
     LKS_OPTIONS_END,
 };
 
 static const lks_option collectives_options[] = {
     {"link", LKS_OPTION_TEXT, AT(collectives.link), "auto", 0, 0, NULL, LKS_OPTION_FREE,
-     "how gradients travel: auto, shm or mpi"},
+     "how gradients travel: auto, shm, verbs or mpi"},
     {"bucket_bytes", LKS_OPTION_INTEGER, AT(collectives.bucket_bytes), "4194304", 4096, 1e12, NULL,
      LKS_OPTION_FREE, "gradient bytes that travel together"},
     LKS_OPTIONS_END,
@@ -111,6 +113,7 @@ lks_status lks_settings_bind(lks_settings *settings, lks_config *config)
     if (settings->checkpoint.memory_every_steps < 0)
         settings->checkpoint.memory_every_steps = settings->checkpoint.every_steps;
     LKS_TRY(lks_config_bind(config, "collectives", collectives_options, settings));
+    LKS_TRY(lks_config_bind(config, "verbs", lks_verbs_option_table, &settings->verbs));
     LKS_TRY(lks_config_bind(config, "report", report_options, settings));
     settings->report.ledger = ledger_choice(settings->report.ledger);
     LKS_TRY(lks_config_bind(config, "preemption", preemption_options, settings));

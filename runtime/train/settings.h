@@ -2,6 +2,7 @@
 #ifndef LKS_TRAIN_SETTINGS_H
 #define LKS_TRAIN_SETTINGS_H
 
+#include "collectives/verbs_options.h"
 #include "runtime/base/config.h"
 #include "runtime/train/notice.h"
 
@@ -22,7 +23,7 @@ typedef struct lks_settings {
         const char *initialize;
     } train;
     struct {
-        int64_t every_steps, keep;
+        int64_t every_steps, keep, buffers;
         int64_t memory_every_steps; /* resolved: 0: none */
         const char *memory_directory;
         bool keep_best;
@@ -32,6 +33,7 @@ typedef struct lks_settings {
         const char *link;
         int64_t bucket_bytes;
     } collectives;
+    lks_verbs_options verbs;
     struct {
         int64_t every_steps;
         int ledger; /* LKS_LEDGER_... */

@@ -123,8 +123,10 @@ static lks_status start_from_memory(lks_job *job, const lks_memory_found *found,
         return LKS_OK;
     job->step = found->step;
     job->ledger = lks_ledger_resume(*found->note ? found->note : NULL);
-    lks_log_root("resuming from node memory: step %llu, %d files on %d nodes",
-                 (unsigned long long)found->step, found->files, found->nodes);
+    char files[32], nodes[32];
+    lks_log_root("resuming from node memory: step %llu, %s on %s", (unsigned long long)found->step,
+                 lks_text_count(files, sizeof files, (uint64_t)found->files, "file"),
+                 lks_text_count(nodes, sizeof nodes, (uint64_t)found->nodes, "node"));
     if (strcmp(found->arithmetic, now))
         lks_log_root("warning: the copies were made with \"%s\", this is \"%s\": the bits may "
                      "differ from here on",

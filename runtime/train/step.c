@@ -19,19 +19,19 @@ static lks_status let_messages_move(void *user)
 /* Forward and backward of the next micro-batch; gradients add up in place. The
  * last one of the rank's last lane tells the reducer what is final. *data: what the loader said. */
 static lks_status run_micro_batch(lks_job *job, int lane, int64_t index, float *gradients,
-                                  lks_lane_stats *sum, lks_status *data)
+                                  lks_status *data)
 {
     const lks_geometry *geometry = &job->geometry;
     bool last = lane == geometry->end_lane - 1 && index == geometry->micro_batches - 1;
-    lks_batch batch;
-    double stats[3];
-    *data = lks_loader_next(job->loader, &batch);
+    int64_t at = (lane - geometry->first_lane) * geometry->micro_batches + index;
+    lks_fed fed;
+    *data = lks_feed_next(job->feed, &fed);
     if (*data != LKS_OK)
         return LKS_OK;
     lks_executor_call call = {
         .seed = (uint64_t)job->experiment.settings.train.seed,
-        .positions = batch.positions,
-        .inputs = (const void *const *)batch.fields,
+        .positions = fed.positions,
+        .inputs = fed.inputs,
         .parameters = lks_reducer_parameters(job->reducer),
         .gradients = gradients,
         .accumulate = index > 0,
@@ -39,14 +39,9 @@ static lks_status run_micro_batch(lks_job *job, int lane, int64_t index, float *
         .between_ops = let_messages_move,
         .user = job,
     };
-    LKS_TRY(lks_executor_run(job->replica.executor, &call, stats));
-    sum->loss_sum += stats[0];
-    sum->targets += stats[1];
-    sum->correct += stats[2];
-    int64_t at = (lane - geometry->first_lane) * geometry->micro_batches + index;
-    memcpy(job->sample_ids + at * geometry->micro_batch, batch.samples,
-           (size_t)geometry->micro_batch * sizeof *batch.samples);
-    return LKS_OK;
+    memcpy(job->sample_ids + at * geometry->micro_batch, fed.batch.samples,
+           (size_t)geometry->micro_batch * sizeof *fed.batch.samples);
+    return lks_executor_run(job->replica.executor, &call, job->device_stats + 3 * at);
 }
 
 /* Without data the lane takes part in the reduction all the same, so that the ranks stay
@@ -54,23 +49,48 @@ static lks_status run_micro_batch(lks_job *job, int lane, int64_t index, float *
 static lks_status run_lane(lks_job *job, int lane, lks_status *data)
 {
     float *gradients = lks_reducer_lane(job->reducer, lane);
+    for (int64_t index = 0; index < job->geometry.micro_batches && *data == LKS_OK; ++index)
+        LKS_TRY(run_micro_batch(job, lane, index, gradients, data));
+    return lks_reducer_lane_done(job->reducer, lane);
+}
+
+/* The sums over a lane's micro-batches, in order. */
+static lks_status sum_lane(lks_job *job, int lane)
+{
+    const lks_geometry *geometry = &job->geometry;
+    int64_t count = geometry->micro_batches, at = (lane - geometry->first_lane) * count;
     lks_lane_stats *sum = lks_exchange_lane(job->exchange, lane);
     *sum = (lks_lane_stats){0};
-    for (int64_t index = 0; index < job->geometry.micro_batches && *data == LKS_OK; ++index)
-        LKS_TRY(run_micro_batch(job, lane, index, gradients, sum, data));
-    int64_t samples = job->geometry.micro_batches * job->geometry.micro_batch;
-    const uint64_t *ids = job->sample_ids + (lane - job->geometry.first_lane) * samples;
-    LKS_TRY(lks_ledger_hash_ids(ids, (size_t)samples, &sum->ids));
-    return lks_reducer_lane_done(job->reducer, lane);
+    for (const double *stats = job->stats + 3 * at; stats < job->stats + 3 * (at + count);
+         stats += 3) {
+        sum->loss_sum += stats[0];
+        sum->targets += stats[1];
+        sum->correct += stats[2];
+    }
+    return lks_ledger_hash_ids(job->sample_ids + at * geometry->micro_batch,
+                               (size_t)(count * geometry->micro_batch), &sum->ids);
+}
+
+/* The one place of a step where the host waits for the device. */
+static lks_status bring_numbers(lks_job *job)
+{
+    uint32_t blocks = job->end_block - job->first_block;
+    double *square_sums = lks_exchange_blocks(job->exchange);
+    LKS_TRY(lks_device_copy_out(job->device, job->stats, job->device_stats,
+                                job->stats_count * sizeof *job->stats));
+    LKS_TRY(lks_device_copy_out(job->device, square_sums, lks_reducer_square_sums(job->reducer),
+                                blocks * sizeof *square_sums));
+    for (uint32_t i = 0; i < blocks; ++i)
+        if (lks_job_block_tensor(job, job->first_block + i)->role == LKS_ROLE_BUFFER)
+            square_sums[i] = 0;
+    for (int lane = job->geometry.first_lane; lane < job->geometry.end_lane; ++lane)
+        LKS_TRY(sum_lane(job, lane));
+    return LKS_OK;
 }
 
 static lks_status exchange_totals(lks_job *job, lks_status data, lks_totals *totals)
 {
-    for (uint32_t block = job->first_block; block < job->end_block; ++block) {
-        double square_sum;
-        lks_reducer_block(job->reducer, block, &square_sum);
-        lks_exchange_set_block(job->exchange, block, square_sum);
-    }
+    LKS_TRY(bring_numbers(job));
     lks_votes votes = {.notice = lks_job_notice(job), .no_data = data != LKS_OK};
     return lks_exchange_run(job->exchange, &votes, totals);
 }
@@ -109,9 +129,8 @@ static lks_status refuse_not_finite(const lks_job *job, const lks_totals *totals
                         "step %llu: the loss of lane %d is not finite (rank %d on %s): %s", step,
                         totals->bad_lane, rank, lks_comm_host(job->comm, rank), remedy);
     }
-    uint32_t tensor = job->layout->blocks[totals->bad_block].tensor;
     return LKS_FAIL(LKS_ERR_NOT_FINITE, "step %llu: the gradient of %s is not finite: %s", step,
-                    job->layout->tensors[tensor].name, remedy);
+                    lks_job_block_tensor(job, (uint32_t)totals->bad_block)->name, remedy);
 }
 
 static lks_status check_finite(lks_job *job, const lks_totals *totals)
@@ -138,23 +157,29 @@ static lks_optimizer_step plan_update(const lks_job *job, const lks_totals *tota
     };
 }
 
-static lks_status update_block(lks_job *job, const lks_optimizer_step *step, uint32_t index)
+/* Consecutive own blocks of one tensor. */
+static lks_status update_blocks(lks_job *job, const lks_optimizer_step *step, uint32_t first,
+                                uint32_t end)
 {
-    const lks_layout_block *block = &job->layout->blocks[index];
+    const lks_layout_block *from = &job->layout->blocks[first];
+    const lks_layout_block *last = &job->layout->blocks[end - 1];
     float *states[LKS_OPTIMIZER_STATES_MAX];
-    double square_sum;
-    const float *gradient = lks_reducer_block(job->reducer, index, &square_sum);
     for (int i = 0; i < lks_optimizer_state_count(job->experiment.optimizer); ++i)
-        states[i] = job->states[i] + (block->offset - job->base_offset);
-    return lks_optimizer_update(job->experiment.optimizer, job->device, step,
-                                &job->layout->tensors[block->tensor], block->elements, gradient,
-                                lks_reducer_parameters(job->reducer) + block->offset, states);
+        states[i] = job->states[i] + (from->offset - job->base_offset);
+    return lks_optimizer_update(
+        job->experiment.optimizer, job->device, step, lks_job_block_tensor(job, first),
+        last->offset + last->elements - from->offset, lks_reducer_sums(job->reducer) + from->offset,
+        lks_reducer_parameters(job->reducer) + from->offset, states);
 }
 
 static lks_status update_own_blocks(lks_job *job, const lks_optimizer_step *step)
 {
-    for (uint32_t block = job->first_block; block < job->end_block; ++block)
-        LKS_TRY(update_block(job, step, block));
+    for (uint32_t first = job->first_block, end; first < job->end_block; first = end) {
+        const lks_layout_tensor *tensor = lks_job_block_tensor(job, first);
+        end = tensor->first_block + tensor->block_count;
+        end = end < job->end_block ? end : job->end_block;
+        LKS_TRY(update_blocks(job, step, first, end));
+    }
     return LKS_OK;
 }
 

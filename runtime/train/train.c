@@ -9,15 +9,18 @@
 
 static void log_plan(const lks_job *job)
 {
-    char seconds[32];
+    char seconds[32], ranks[32], nodes[32];
     const lks_geometry *g = &job->geometry;
     snprintf(seconds, sizeof seconds, "%.2f",
              (double)(lks_clock_ns() - lks_clock_process_start_ns()) * 1e-9);
-    lks_log_root("%s with %llu parameters on %llu samples; %d ranks on %d nodes, %s, link %s, %s",
-                 lks_model_name(job->experiment.model), (unsigned long long)job->layout->elements,
-                 (unsigned long long)lks_dataset_samples(job->data), lks_comm_size(job->comm),
-                 lks_comm_node_count(job->comm), lks_comm_about(job->comm),
-                 lks_reducer_link(job->reducer), lks_device_arithmetic(job->device));
+    lks_log_root(
+        "%s with %llu parameters on %llu samples; %s on %s, %s, link %s, %s",
+        lks_model_name(job->experiment.model), (unsigned long long)job->layout->elements,
+        (unsigned long long)lks_dataset_samples(job->data),
+        lks_text_count(ranks, sizeof ranks, (uint64_t)lks_comm_size(job->comm), "rank"),
+        lks_text_count(nodes, sizeof nodes, (uint64_t)lks_comm_node_count(job->comm), "node"),
+        lks_comm_about(job->comm), lks_reducer_link(job->reducer),
+        lks_device_arithmetic(job->device));
     lks_log_root("global batch %lld = %d lanes x %lld micro-batches x %lld samples; step %llu of "
                  "%llu; ready "
                  "after %s s",

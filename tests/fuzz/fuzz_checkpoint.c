@@ -72,7 +72,7 @@ static lks_status fuzz_save(lks_comm *comm, const lks_layout *layout)
     double stall;
     bool saved = false;
     LKS_TRY(lks_checkpoints_open(&checkpoints, &spec));
-    lks_status status = lks_checkpoints_save(checkpoints, arrays, &info, false, &stall);
+    lks_status status = lks_checkpoints_save(checkpoints, arrays, &info, LKS_CHECKPOINT_WAIT, &stall);
     if (status == LKS_OK)
         status = lks_checkpoints_finish(checkpoints, &saved);
     lks_checkpoints_close(checkpoints);

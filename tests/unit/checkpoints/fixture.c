@@ -113,7 +113,7 @@ static lks_status save_with(fixture *f, lks_checkpoints *checkpoints,
                             const lks_checkpoint_info *info, bool *saved)
 {
     double stall;
-    LKS_TRY(lks_checkpoints_save(checkpoints, f->arrays, info, false, &stall));
+    LKS_TRY(lks_checkpoints_save(checkpoints, f->arrays, info, LKS_CHECKPOINT_WAIT, &stall));
     return lks_checkpoints_finish(checkpoints, saved);
 }
 

@@ -80,7 +80,7 @@ static void check_saves(lks_comm *comm, fixture *f, slice *s, lks_checkpoints *c
     for (uint64_t step = 1; step <= 4; ++step) {
         lks_checkpoint_info info = fixture_info(step);
         slice_fill(f, s, (int)step);
-        MUST_OK(lks_checkpoints_save(checkpoints, s->arrays, &info, false, &stall));
+        MUST_OK(lks_checkpoints_save(checkpoints, s->arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
         slice_fill(f, s, 99);
         for (int i = 0; i < 1 + lks_comm_rank(comm); ++i)
             MUST_OK(lks_checkpoints_progress(checkpoints));
@@ -105,7 +105,7 @@ static void check_failure(lks_comm *comm, fixture *f, slice *s, lks_checkpoints 
     slice_fill(f, s, 5);
     if (lks_comm_rank(comm) == culprit)
         fault_set(FAULT_FAIL, culprit == 0 ? 4 : 1, ENOSPC);
-    MUST_OK(lks_checkpoints_save(checkpoints, s->arrays, &info, false, &stall));
+    MUST_OK(lks_checkpoints_save(checkpoints, s->arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
     MUST_OK(lks_checkpoints_finish(checkpoints, &saved));
     fault_set(FAULT_NONE, 0, 0);
     MUST(!saved);
@@ -121,7 +121,7 @@ static void check_skip(lks_comm *comm, fixture *f, slice *s, lks_checkpoints *ch
     lks_checkpoint_info info = fixture_info(4);
     uint64_t before = lks_checkpoints_get_stats(checkpoints).saved;
     slice_fill(f, s, 4);
-    MUST_OK(lks_checkpoints_save(checkpoints, s->arrays, &info, false, &stall));
+    MUST_OK(lks_checkpoints_save(checkpoints, s->arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
     MUST_OK(lks_checkpoints_finish(checkpoints, &saved));
     MUST(saved && lks_checkpoints_get_stats(checkpoints).saved == before);
     check_readable(comm, f, 4);
@@ -138,7 +138,7 @@ static void check_busy(lks_comm *comm, fixture *f, slice *s, lks_checkpoints *ch
     for (uint64_t step = 10; step < 14; ++step) {
         lks_checkpoint_info info = fixture_info(step);
         slice_fill(f, s, (int)step);
-        MUST_OK(lks_checkpoints_save(checkpoints, s->arrays, &info, true, &stall));
+        MUST_OK(lks_checkpoints_save(checkpoints, s->arrays, &info, LKS_CHECKPOINT_SKIP, &stall));
     }
     MUST_OK(lks_comm_barrier(comm));
     if (slow)
@@ -146,9 +146,35 @@ static void check_busy(lks_comm *comm, fixture *f, slice *s, lks_checkpoints *ch
     MUST_OK(lks_checkpoints_finish(checkpoints, &saved));
     MUST(saved);
     lks_checkpoints_stats after = lks_checkpoints_get_stats(checkpoints);
-    MUST(after.saved == before.saved + 1 && after.skipped == before.skipped + 3);
-    MUST(after.last_step == 10);
-    check_readable(comm, f, 10);
+    MUST(after.saved == before.saved + 2 && after.skipped == before.skipped + 2);
+    MUST(after.last_step == 11); /* from the second buffer */
+    check_readable(comm, f, 11);
+}
+
+/* The same, and the last one takes the place of what waits. */
+static void check_replace(lks_comm *comm, fixture *f, slice *s, lks_checkpoints *checkpoints)
+{
+    double stall;
+    bool saved, slow = lks_comm_rank(comm) == lks_comm_size(comm) - 1;
+    lks_checkpoints_stats before = lks_checkpoints_get_stats(checkpoints);
+    if (slow)
+        fault_hold();
+    for (uint64_t step = 20; step < 24; ++step) {
+        lks_checkpoint_info info = fixture_info(step);
+        slice_fill(f, s, (int)step);
+        MUST_OK(
+            lks_checkpoints_save(checkpoints, s->arrays, &info, LKS_CHECKPOINT_REPLACE, &stall));
+    }
+    slice_fill(f, s, 99);
+    MUST_OK(lks_comm_barrier(comm));
+    if (slow)
+        fault_let_go();
+    MUST_OK(lks_checkpoints_finish(checkpoints, &saved));
+    MUST(saved);
+    lks_checkpoints_stats after = lks_checkpoints_get_stats(checkpoints);
+    MUST(after.saved == before.saved + 2 && after.skipped == before.skipped + 2);
+    MUST(after.last_step == 23);
+    check_readable(comm, f, 23);
 }
 
 /* A run directory that only the root has. */
@@ -183,6 +209,7 @@ int main(void)
     check_failure(comm, &f, &s, checkpoints, lks_comm_size(comm) - 1);
     check_failure(comm, &f, &s, checkpoints, 0);
     check_busy(comm, &f, &s, checkpoints);
+    check_replace(comm, &f, &s, checkpoints);
     lks_checkpoints_close(checkpoints);
     check_not_shared(comm, &f);
     slice_free(&s);

@@ -13,7 +13,7 @@ static void save(fixture *f, uint64_t step, const json_t *config)
     ASSERT_OK(lks_checkpoints_open(&checkpoints, &f->spec));
     lks_checkpoint_info info = fixture_info(step);
     info.config_json = config;
-    ASSERT_OK(lks_checkpoints_save(checkpoints, f->arrays, &info, false, &stall));
+    ASSERT_OK(lks_checkpoints_save(checkpoints, f->arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
     ASSERT_OK(lks_checkpoints_finish(checkpoints, &saved));
     ck_assert(saved);
     lks_checkpoints_close(checkpoints);

@@ -433,7 +433,7 @@ START_TEST(test_not_finite)
     fixture_fill(&self, 1);
     self.data[2][self.layout->tensors[0].offset + 65536 + 3] = NAN;
     lks_checkpoint_info info = fixture_info(100);
-    ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, false, &stall));
+    ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
     lks_checkpoints_close(checkpoints);
     expect("not_finite", LKS_OK, "optimizer/v/wte block 1 of 3 holds nan at element 65539");
 }

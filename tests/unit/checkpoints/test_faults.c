@@ -135,7 +135,7 @@ static void save_with_failure(int k, int error, bool *struck, uint64_t step)
     fixture_fill(&self, (int)step);
     lks_checkpoint_info info = fixture_info(step);
     fault_set(FAULT_FAIL, k, error);
-    ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, false, &stall));
+    ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
     ASSERT_OK(lks_checkpoints_finish(checkpoints, &saved));
     *struck = fault_victim() != NULL;
     const char *victim = *struck ? fault_victim() : "none";
@@ -144,7 +144,7 @@ static void save_with_failure(int k, int error, bool *struck, uint64_t step)
     ck_assert(saved || *struck);
     fixture_fill(&self, (int)step + 1);
     info = fixture_info(step + 1);
-    ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, false, &stall));
+    ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
     ASSERT_OK(lks_checkpoints_finish(checkpoints, &saved));
     ck_assert_msg(saved, "after %s, call %d", victim, k);
     lks_checkpoints_stats stats = lks_checkpoints_get_stats(checkpoints);
@@ -229,7 +229,7 @@ START_TEST(test_warned_once)
     getrlimit(RLIMIT_FSIZE, &former);
     limit = (struct rlimit){100000, former.rlim_max};
     setrlimit(RLIMIT_FSIZE, &limit);
-    lks_status status = lks_checkpoints_save(checkpoints, self.arrays, &info, false, &stall);
+    lks_status status = lks_checkpoints_save(checkpoints, self.arrays, &info, LKS_CHECKPOINT_WAIT, &stall);
     lks_status finished = lks_checkpoints_finish(checkpoints, &saved);
     setrlimit(RLIMIT_FSIZE, &former);
     char *text = stderr_end(old, path);
@@ -243,7 +243,7 @@ START_TEST(test_warned_once)
     ck_assert_ptr_eq(strchr(text, '\n'), text + strlen(text) - 1);
     free(text);
     ck_assert_uint_eq(fixture_count(&self, "step-"), 0);
-    ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, false, &stall));
+    ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
     lks_checkpoints_close(checkpoints); /* waits for it */
     ck_assert_uint_eq(newest(), 1);
 }
@@ -257,7 +257,7 @@ START_TEST(test_directory_gone)
     ASSERT_OK(lks_checkpoints_open(&checkpoints, &self.spec));
     ASSERT_OK(lks_files_remove_tree(fixture_path(&self, "", NULL)));
     lks_checkpoint_info info = fixture_info(1);
-    ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, false, &stall));
+    ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
     ASSERT_OK(lks_checkpoints_finish(checkpoints, &saved));
     ck_assert(!saved);
     ck_assert_uint_eq(lks_checkpoints_get_stats(checkpoints).failed, 1);

@@ -100,7 +100,7 @@ START_TEST(test_changes_after_save)
     for (int step = 1; step <= 3; ++step) {
         fixture_fill(&self, step);
         lks_checkpoint_info info = fixture_info((uint64_t)step);
-        ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, false, &stall));
+        ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
         fixture_fill(&self, 99);
         ASSERT_OK(lks_checkpoints_progress(checkpoints));
     }

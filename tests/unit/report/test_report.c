@@ -111,6 +111,7 @@ START_TEST(a_step_is_one_line_with_all_keys)
                                        "loader_wait_seconds",
                                        "reduce_wait_seconds",
                                        "checkpoint_stall_seconds",
+                                       "checkpoint_running_seconds",
                                        "samples_per_second",
                                        "gradient_bytes",
                                        "gradient_bytes_early"};
