@@ -16,6 +16,7 @@ struct lks_device {
 
 struct lks_kernel {
     const lks_kernel_driver *driver;
+    const char *name;
     void *state;
     size_t workspace;
     bool wants_input[LKS_KERNEL_TENSORS_MAX], wants_output[LKS_KERNEL_TENSORS_MAX];
@@ -261,12 +262,24 @@ static lks_status find_kernel(const lks_device *device, const char *name,
     return LKS_FAIL(LKS_ERR_INTERNAL, "device %s has no kernel \"%s\"", device->driver->name, name);
 }
 
+static bool has_bf16(const lks_kernel_spec *spec)
+{
+    bool found = false;
+    for (int i = 0; i < spec->input_count; ++i)
+        found |= spec->inputs[i].dtype == LKS_BF16;
+    for (int i = 0; i < spec->output_count; ++i)
+        found |= spec->outputs[i].dtype == LKS_BF16;
+    return found;
+}
+
 lks_status lks_kernel_prepare(lks_kernel **out, lks_device *device, const lks_kernel_spec *spec)
 {
-    const lks_kernel_driver *driver = NULL;
+    const lks_kernel_driver *named = NULL;
     *out = NULL;
     LKS_TRY(check_counts(spec));
-    LKS_TRY(find_kernel(device, spec->kernel, &driver));
+    LKS_TRY(find_kernel(device, spec->kernel, &named));
+    bool rounds = device->driver->bf16 && has_bf16(spec);
+    const lks_kernel_driver *driver = rounds ? device->driver->bf16 : named;
     lks_kernel_tensor inputs[LKS_KERNEL_TENSORS_MAX] = {0};
     lks_kernel_tensor outputs[LKS_KERNEL_TENSORS_MAX] = {0};
     lks_kernel_spec padded = {.kernel = spec->kernel,
@@ -278,6 +291,7 @@ lks_status lks_kernel_prepare(lks_kernel **out, lks_device *device, const lks_ke
     lks_kernel *kernel;
     LKS_TRY(LKS_NEW(&kernel));
     kernel->driver = driver;
+    kernel->name = named->name;
     for (int i = 0; i < spec->input_count; ++i) {
         inputs[i] = spec->inputs[i];
         kernel->wants_input[i] = inputs[i].dtype != LKS_NONE;
@@ -315,11 +329,9 @@ lks_status lks_kernel_execute(lks_kernel *kernel, const lks_kernel_run *run)
     bool accumulate[LKS_KERNEL_TENSORS_MAX] = {0};
     for (int i = 0; i < LKS_KERNEL_TENSORS_MAX; ++i) {
         if (kernel->wants_input[i] && !(inputs[i] = run->inputs[i]))
-            return LKS_FAIL(LKS_ERR_INTERNAL, "kernel %s: input %d is NULL", kernel->driver->name,
-                            i);
+            return LKS_FAIL(LKS_ERR_INTERNAL, "kernel %s: input %d is NULL", kernel->name, i);
         if (kernel->wants_output[i] && !(outputs[i] = run->outputs[i]))
-            return LKS_FAIL(LKS_ERR_INTERNAL, "kernel %s: output %d is NULL", kernel->driver->name,
-                            i);
+            return LKS_FAIL(LKS_ERR_INTERNAL, "kernel %s: output %d is NULL", kernel->name, i);
         if (kernel->wants_output[i] && run->accumulate)
             accumulate[i] = run->accumulate[i];
     }

@@ -61,6 +61,8 @@ typedef struct lks_device_driver {
                          const float *gradient, float *parameter, float *state0, float *state1);
     /* NULL-terminated; from the registry that Meson writes. */
     const lks_kernel_driver *const *(*kernels)(void *instance);
+    /* Takes the specs that have bf16 in them instead of the kernel that they name. NULL: the kernels do. */
+    const lks_kernel_driver *bf16;
 } lks_device_driver;
 
 /* The instance behind a handle, for the device's own kernels. */

@@ -44,6 +44,8 @@ static bool type_matches(char letter, lks_dtype dtype)
     switch (tolower((unsigned char)letter)) {
     case 'f':
         return dtype == LKS_F32;
+    case 'h':
+        return dtype == LKS_F32 || dtype == LKS_BF16;
     case 'd':
         return dtype == LKS_F64;
     case 'i':

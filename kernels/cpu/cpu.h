@@ -29,6 +29,7 @@ typedef struct lks_cpu_flat {
     void (*sum_blocks)(const lks_sum *sum);
     void (*add)(uint64_t elements, const float *from, float *into);
     void (*round)(uint64_t elements, const float *from, uint16_t *to);
+    void (*widen)(uint64_t elements, const uint16_t *from, float *to);
     void (*update)(const lks_update *update, uint64_t elements, const float *gradient,
                    float *parameter, float *state0, float *state1);
 } lks_cpu_flat;
@@ -49,6 +50,7 @@ typedef struct lks_cpu_device {
     const lks_cpu_isa *isa;
     dnnl_engine_t engine;
     dnnl_stream_t stream;
+    bool native_bf16; /* matrix products read bf16 as it is */
     char *arithmetic;
 } lks_cpu_device;
 
@@ -57,12 +59,16 @@ static inline lks_cpu_device *lks_cpu_of(const lks_device *device)
     return lks_device_instance(device);
 }
 
+/* bf16.c: takes every spec with bf16 in it; inputs (bit i) that a kernel reads as bf16 itself. */
+extern const lks_kernel_driver lks_cpu_bf16;
+unsigned lks_cpu_reads_bf16(const char *kernel);
+
 /* --- Checking a spec --------------------------------------------------------- */
 
 /* LKS_ERR_INTERNAL: the kernel, `format`, and all shapes of the spec. */
 lks_status lks_cpu_refuse(const lks_kernel_spec *spec, const char *format, ...) LKS_PRINTF(2, 3);
 
-/* One letter per tensor: f f32, d f64, i i32, u u8, x any; in upper case it may
+/* One letter per tensor: f f32, h f32 or bf16, d f64, i i32, u u8, x any; in upper case it may
  * be absent. "ffF" is x, w, [b] of linear. Tensors beyond are refused, and so are those with no
  * elements. */
 lks_status lks_cpu_expect_types(const lks_kernel_spec *spec, const char *inputs,

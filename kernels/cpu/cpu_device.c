@@ -87,6 +87,8 @@ static lks_status cpu_set_up(lks_cpu_device *cpu, const char *variant)
 {
     LKS_TRY(cpu_choose(variant, &cpu->isa));
     omp_set_num_threads(1); /* oneDNN would take all cores */
+    cpu->native_bf16 = !strcmp(cpu->isa->name, "x86-64-v4") &&
+                       dnnl_get_effective_cpu_isa() >= dnnl_cpu_isa_avx512_core_bf16;
     LKS_ONEDNN(dnnl_engine_create(&cpu->engine, dnnl_cpu, 0));
     LKS_ONEDNN(dnnl_stream_create(&cpu->stream, cpu->engine, dnnl_stream_default_flags));
     return cpu_describe(cpu);
@@ -189,4 +191,5 @@ const lks_device_driver lks_cpu_device_driver = {
     .round = cpu_round,
     .update = cpu_update,
     .kernels = cpu_kernels,
+    .bf16 = &lks_cpu_bf16,
 };

@@ -107,6 +107,13 @@ static void cpu_round(uint64_t elements, const float *from, uint16_t *to)
         to[i] = lks_bf16_of(from[i]);
 }
 
+static void cpu_widen(uint64_t elements, const uint16_t *from, float *to)
+{
+#pragma omp simd
+    for (uint64_t i = 0; i < elements; ++i)
+        to[i] = lks_bf16_value(from[i]);
+}
+
 static void update_sgd(const lks_update *u, uint64_t elements, const float *gradient,
                        float *parameter, float *state)
 {
@@ -180,4 +187,5 @@ static void cpu_update(const lks_update *update, uint64_t elements, const float 
 }
 
 extern const lks_cpu_flat LKS_ISA_NAME(lks_cpu_flat);
-const lks_cpu_flat LKS_ISA_NAME(lks_cpu_flat) = {cpu_sum_blocks, cpu_add, cpu_round, cpu_update};
+const lks_cpu_flat LKS_ISA_NAME(lks_cpu_flat) = {cpu_sum_blocks, cpu_add, cpu_round, cpu_widen,
+                                                 cpu_update};

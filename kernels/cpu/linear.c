@@ -2,6 +2,7 @@
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/sums.h"
 #include "kernels/cpu/vector_math.h"
+#include "runtime/base/bf16.h"
 
 #include <string.h>
 
@@ -9,6 +10,7 @@ typedef struct linear_state {
     lks_onednn_matmul *product;
     lks_activation activation;
     int64_t rows, columns; /* of y, or of dz */
+    bool bf16;             /* what the product reads */
 } linear_state;
 
 static void linear_release(void *state_)
@@ -24,6 +26,7 @@ static lks_status linear_make(void **out, lks_device *device, const lks_onednn_m
     linear_state *state;
     LKS_TRY(LKS_NEW(&state));
     *state = *settings;
+    state->bf16 = product->type == LKS_BF16;
     lks_status status =
         lks_onednn_matmul_open(&state->product, lks_cpu_of(device), product, workspace);
     if (status != LKS_OK) {
@@ -49,7 +52,7 @@ static lks_status expect_matrix(const lks_kernel_spec *spec, const char *name,
 static lks_status linear_prepare(void **out, lks_device *device, const lks_kernel_spec *spec,
                                  size_t *workspace)
 {
-    LKS_TRY(lks_cpu_expect_types(spec, "ffF", "fF"));
+    LKS_TRY(lks_cpu_expect_types(spec, "hhF", "fF"));
     LKS_TRY(lks_cpu_expect_attributes(spec));
     const lks_kernel_tensor *x = &spec->inputs[0], *w = &spec->inputs[1], *b = &spec->inputs[2];
     lks_activation activation = ((const lks_linear_attributes *)spec->attributes)->activation;
@@ -68,9 +71,11 @@ static lks_status linear_prepare(void **out, lks_device *device, const lks_kerne
                                       .b = {0, 1, k},
                                       .c = {0, n, 1},
                                       .alpha = 1,
+                                      .type = spec->inputs[0].dtype,
                                       .bias = lks_cpu_present(b),
                                       .overwrite = true};
-    return linear_make(out, device, &product, &(linear_state){NULL, activation, m, n}, workspace);
+    return linear_make(out, device, &product, &(linear_state){NULL, activation, m, n, false},
+                       workspace);
 }
 
 static void activate(lks_activation activation, int64_t count, const float *pre, float *y)
@@ -146,7 +151,7 @@ static lks_status activation_grad_run(void *state_, const lks_kernel_run *run)
 static lks_status linear_grad_input_prepare(void **out, lks_device *device,
                                             const lks_kernel_spec *spec, size_t *workspace)
 {
-    LKS_TRY(lks_cpu_expect_types(spec, "ff", "f"));
+    LKS_TRY(lks_cpu_expect_types(spec, "hh", "f"));
     const lks_kernel_tensor *dz = &spec->inputs[0], *w = &spec->inputs[1];
     int64_t m = lks_cpu_rows(dz), n = lks_cpu_columns(dz), k = lks_cpu_columns(w);
     LKS_TRY(expect_matrix(spec, "w", w, n, k));
@@ -159,9 +164,11 @@ static lks_status linear_grad_input_prepare(void **out, lks_device *device,
                                       .b = {0, k, 1},
                                       .c = {0, k, 1},
                                       .alpha = 1,
+                                      .type = spec->inputs[0].dtype,
                                       .overwrite = true,
                                       .accumulate = true};
-    return linear_make(out, device, &product, &(linear_state){NULL, LKS_IDENTITY, m, n}, workspace);
+    return linear_make(out, device, &product, &(linear_state){NULL, LKS_IDENTITY, m, n, false},
+                       workspace);
 }
 
 static lks_status linear_grad_input_run(void *state_, const lks_kernel_run *run)
@@ -176,7 +183,7 @@ static lks_status linear_grad_input_run(void *state_, const lks_kernel_run *run)
 static lks_status linear_grad_weight_prepare(void **out, lks_device *device,
                                              const lks_kernel_spec *spec, size_t *workspace)
 {
-    LKS_TRY(lks_cpu_expect_types(spec, "ff", "fF"));
+    LKS_TRY(lks_cpu_expect_types(spec, "hh", "fF"));
     const lks_kernel_tensor *dz = &spec->inputs[0], *x = &spec->inputs[1];
     int64_t m = lks_cpu_rows(dz), n = lks_cpu_columns(dz), k = lks_cpu_columns(x);
     LKS_TRY(expect_matrix(spec, "x", x, m, k));
@@ -190,15 +197,40 @@ static lks_status linear_grad_weight_prepare(void **out, lks_device *device,
                                       .b = {0, k, 1},
                                       .c = {0, k, 1},
                                       .alpha = 1,
+                                      .type = spec->inputs[0].dtype,
                                       .overwrite = true,
                                       .accumulate = true};
-    return linear_make(out, device, &product, &(linear_state){NULL, LKS_IDENTITY, m, n}, workspace);
+    return linear_make(out, device, &product, &(linear_state){NULL, LKS_IDENTITY, m, n, false},
+                       workspace);
+}
+
+/* As lks_column_sums. */
+static void bf16_column_sums(const uint16_t *x, int64_t rows, int64_t columns, float *out,
+                             bool accumulate)
+{
+    enum { RUN = 32, WIDTH = 128 };
+    float wide[RUN * WIDTH], sums[WIDTH];
+    for (int64_t first = 0; first < columns; first += WIDTH) {
+        int64_t width = columns - first < WIDTH ? columns - first : WIDTH;
+        for (int64_t begin = 0; begin < rows; begin += RUN) {
+            int64_t count = rows - begin < RUN ? rows - begin : RUN;
+            for (int64_t row = 0; row < count; ++row)
+                for (int64_t c = 0; c < width; ++c)
+                    wide[row * width + c] = lks_bf16_value(x[(begin + row) * columns + first + c]);
+            lks_column_sums(wide, count, width, sums, false);
+            for (int64_t c = 0; c < width; ++c)
+                out[first + c] = accumulate || begin > 0 ? out[first + c] + sums[c] : sums[c];
+        }
+    }
 }
 
 static lks_status linear_grad_weight_run(void *state_, const lks_kernel_run *run)
 {
     const linear_state *state = state_;
-    if (run->outputs[1])
+    if (run->outputs[1] && state->bf16)
+        bf16_column_sums(run->inputs[0], state->rows, state->columns, run->outputs[1],
+                         run->accumulate[1]);
+    else if (run->outputs[1])
         lks_column_sums(run->inputs[0], state->rows, state->columns, run->outputs[1],
                         run->accumulate[1]);
     return lks_onednn_matmul_execute(state->product, run->inputs[0], run->inputs[1], NULL,

@@ -22,14 +22,13 @@ struct lks_onednn_matmul {
 };
 
 /* Batched products have three axes. */
-static lks_status describe(dnnl_memory_desc_t *out, int64_t batch, int64_t rows, int64_t columns,
-                           const lks_onednn_steps *steps)
+static lks_status describe(dnnl_memory_desc_t *out, dnnl_data_type_t type, int64_t batch,
+                           int64_t rows, int64_t columns, const lks_onednn_steps *steps)
 {
     dnnl_dims_t sizes = {batch, rows, columns};
     dnnl_dims_t strides = {steps->batch, steps->row, steps->column};
     int skip = batch == 1;
-    LKS_ONEDNN(
-        dnnl_memory_desc_init_by_strides(out, 3 - skip, sizes + skip, dnnl_f32, strides + skip));
+    LKS_ONEDNN(dnnl_memory_desc_init_by_strides(out, 3 - skip, sizes + skip, type, strides + skip));
     return LKS_OK;
 }
 
@@ -37,9 +36,10 @@ static lks_status describe_all(const lks_onednn_matmul_spec *spec, dnnl_memory_d
                                dnnl_memory_desc_t *b, dnnl_memory_desc_t *bias,
                                dnnl_memory_desc_t *c)
 {
-    LKS_TRY(describe(a, spec->batch, spec->m, spec->k, &spec->a));
-    LKS_TRY(describe(b, spec->batch, spec->k, spec->n, &spec->b));
-    LKS_TRY(describe(c, spec->batch, spec->m, spec->n, &spec->c));
+    dnnl_data_type_t type = spec->type == LKS_BF16 ? dnnl_bf16 : dnnl_f32;
+    LKS_TRY(describe(a, type, spec->batch, spec->m, spec->k, &spec->a));
+    LKS_TRY(describe(b, type, spec->batch, spec->k, spec->n, &spec->b));
+    LKS_TRY(describe(c, dnnl_f32, spec->batch, spec->m, spec->n, &spec->c));
     if (!spec->bias) {
         *bias = (dnnl_memory_desc_t){0};
         return LKS_OK;
@@ -123,7 +123,8 @@ static lks_status make(lks_onednn_matmul *matmul, lks_cpu_device *cpu,
  * they are not (forward) the primitive reaches 102-115 and dnnl_sgemm 89-112. */
 static bool prefers_gemm(const lks_onednn_matmul_spec *spec)
 {
-    return spec->batch == 1 && !spec->bias && spec->b.column == 1 && spec->c.column == 1;
+    return spec->type != LKS_BF16 && spec->batch == 1 && !spec->bias && spec->b.column == 1 &&
+           spec->c.column == 1;
 }
 
 lks_status lks_onednn_matmul_open(lks_onednn_matmul **out, lks_cpu_device *cpu,
@@ -161,7 +162,7 @@ void lks_onednn_matmul_close(lks_onednn_matmul *matmul)
 }
 
 /* oneDNN's handles are not const; it writes only to the destination. */
-static void *handle(const float *data)
+static void *handle(const void *data)
 {
     return (void *)(uintptr_t)data;
 }
@@ -176,7 +177,7 @@ static lks_status execute_gemm(const lks_onednn_matmul_spec *spec, const float *
     return LKS_OK;
 }
 
-lks_status lks_onednn_matmul_execute(lks_onednn_matmul *matmul, const float *a, const float *b,
+lks_status lks_onednn_matmul_execute(lks_onednn_matmul *matmul, const void *a, const void *b,
                                      const float *bias, float *c, bool accumulate, void *workspace)
 {
     int form = accumulate ? ACCUMULATE : OVERWRITE;

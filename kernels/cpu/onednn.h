@@ -18,6 +18,7 @@ typedef struct lks_onednn_matmul_spec {
     int64_t batch, m, n, k; /* batch 1: no batch axis */
     lks_onednn_steps a, b, c;
     float alpha;
+    lks_dtype type; /* of a and b: LKS_F32 (or LKS_NONE), LKS_BF16; all else is f32 */
     bool bias;
     bool overwrite, accumulate; /* which of the two will be run: either or both */
 } lks_onednn_matmul_spec;
@@ -30,7 +31,7 @@ lks_status lks_onednn_matmul_open(lks_onednn_matmul **out, lks_cpu_device *cpu,
                                   size_t *workspace) LKS_MUST_CHECK;
 void lks_onednn_matmul_close(lks_onednn_matmul *matmul); /* NULL is fine */
 /* Allocates nothing. */
-lks_status lks_onednn_matmul_execute(lks_onednn_matmul *matmul, const float *a, const float *b,
+lks_status lks_onednn_matmul_execute(lks_onednn_matmul *matmul, const void *a, const void *b,
                                      const float *bias, float *c, bool accumulate,
                                      void *workspace) LKS_MUST_CHECK;
 

@@ -65,6 +65,12 @@ void lks_layout_owned(const lks_layout *layout, int rank, int world_size, uint32
 /* Inverse of the above. */
 int lks_layout_owner(const lks_layout *layout, uint32_t block, int world_size);
 
+/* Bytes of a flat array of bf16. */
+static inline size_t lks_layout_rounded_bytes(const lks_layout *layout)
+{
+    return layout->flat_elements * sizeof(uint16_t);
+}
+
 /* SHA-256 over names, shapes, roles in declaration order: equal layouts only. */
 lks_status lks_layout_fingerprint(const lks_layout *layout, char hex[65]) LKS_MUST_CHECK;
 

@@ -49,7 +49,10 @@ lks_tensor *lks_gradient_target(lks_graph *graph, lks_tensor *tensor)
 lks_tensor *lks_gradient_target_or_scratch(lks_graph *graph, lks_tensor *tensor)
 {
     lks_tensor *target = lks_gradient_target(graph, tensor);
-    return target != NULL ? target : lks_tensor_like(graph, tensor);
+    if (target != NULL || tensor == NULL)
+        return target;
+    return lks_tensor_create(graph, lks_tensor_is_parameter(tensor) ? LKS_F32 : tensor->dtype,
+                             tensor->shape);
 }
 
 void lks_gradient_add(lks_graph *graph, lks_tensor *tensor, lks_tensor *value)

@@ -157,6 +157,8 @@ static void *address_of(const lks_executor *executor, const lks_executor_call *c
     case LKS_PLACE_CONSTANT:
         return (char *)executor->constants + executor->constant_offsets[root->index];
     case LKS_PLACE_STATE:
+        if (root->dtype == LKS_BF16)
+            return (void *)(call->rounded + tensors[root->index].offset);
         return (void *)(call->parameters + tensors[root->index].offset);
     case LKS_PLACE_GRADIENT:
         return call->gradients + tensors[root->index].offset;
@@ -173,6 +175,9 @@ static lks_status check_call(const lks_executor *executor, const lks_executor_ca
         if (executor->input_used[i] && call->inputs[i] == NULL)
             return LKS_FAIL(LKS_ERR_INTERNAL, "input '%s' is not bound, but the model reads it",
                             graph->inputs[i].name);
+    if (graph->compute == LKS_BF16 && call->rounded == NULL)
+        return LKS_FAIL(LKS_ERR_INTERNAL, "a graph that computes in bf16 was run without the "
+                                          "rounded parameters");
     if (graph->mode == LKS_GRAPH_TRAIN && call->gradients == NULL)
         return LKS_FAIL(LKS_ERR_INTERNAL, "a graph that trains was run without gradients");
     return LKS_OK;

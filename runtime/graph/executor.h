@@ -39,6 +39,7 @@ typedef struct lks_executor_call {
     const void *const *inputs; /* in the order of lks_graph_create's inputs; device memory; NULL for
                                      targets in mode predict */
     const float *parameters;   /* flat */
+    const uint16_t *rounded;   /* flat, their nearest bf16: for a graph that computes in it */
     float *gradients;          /* flat; mode train */
     bool accumulate; /* false: this call's gradients overwrite (a lane's first micro-batch) */
     /* A tensor's gradient has got its last contribution of this call. NULL: not wanted. */

@@ -43,6 +43,7 @@ lks_status lks_graph_create(lks_graph **out, lks_graph_mode mode, int64_t micro_
     lks_graph *graph;
     LKS_TRY(LKS_NEW(&graph));
     graph->mode = mode;
+    graph->compute = LKS_F32;
     graph->micro_batch = micro_batch;
     graph->region = -1;
     graph->sink = &graph->forward;
@@ -128,6 +129,16 @@ lks_graph_mode lks_graph_get_mode(const lks_graph *graph)
     return graph->mode;
 }
 
+void lks_graph_set_compute(lks_graph *graph, lks_dtype compute)
+{
+    graph->compute = compute;
+}
+
+lks_dtype lks_graph_compute(const lks_graph *graph)
+{
+    return graph->compute;
+}
+
 int64_t lks_graph_micro_batch(const lks_graph *graph)
 {
     return graph->micro_batch;
@@ -181,8 +192,8 @@ void lks_graph_output(lks_graph *graph, const char *name, lks_tensor *tensor)
         }
     if (lks_graph_latch(
             graph, LKS_GROW(&graph->outputs, &graph->output_capacity, graph->output_count + 1)))
-        graph->outputs[graph->output_count++] =
-            (lks_graph_output_entry){lks_name(graph, "%s", name), tensor};
+        graph->outputs[graph->output_count++] = (lks_graph_output_entry){
+            lks_name(graph, "%s", name), lks_tensor_cast(graph, tensor, LKS_F32)};
 }
 
 void lks_graph_recompute_begin(lks_graph *graph)

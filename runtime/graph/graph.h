@@ -43,6 +43,10 @@ void lks_graph_destroy(lks_graph *graph); /* NULL is fine */
 lks_status
 lks_graph_status(const lks_graph *graph) LKS_MUST_CHECK; /* first error; its message is set again */
 lks_graph_mode lks_graph_get_mode(const lks_graph *graph);
+/* What activations are and parameters are read as: LKS_F32, unless set to LKS_BF16 before the first tensor.
+ * Masters of parameters, their gradients and statistics stay f32. */
+void lks_graph_set_compute(lks_graph *graph, lks_dtype compute);
+lks_dtype lks_graph_compute(const lks_graph *graph);
 int64_t lks_graph_micro_batch(const lks_graph *graph);
 /* Parameters and buffers in declaration order; owned by the graph. */
 const lks_layout *lks_graph_layout(const lks_graph *graph);
@@ -56,6 +60,8 @@ lks_dtype lks_tensor_dtype(const lks_tensor *tensor);
 
 /* --- Leaves --------------------------------------------------------------- */
 
+/* f32 data (and constants) are read in the compute type, but by the ops that want them exact: targets of a squared
+ * error, shift and scale of an image. */
 lks_tensor *lks_input(lks_graph *graph, const char *name);
 bool lks_has_input(const lks_graph *graph, const char *name);
 /* Copied; kept on the device. */

@@ -23,6 +23,7 @@ typedef struct lks_graph_output_entry {
 struct lks_graph {
     lks_arena *arena; /* names, tensors, nodes */
     lks_graph_mode mode;
+    lks_dtype compute;
     int64_t micro_batch;
     lks_graph_input *inputs;
     lks_tensor **input_tensors; /* NULL until asked for */
@@ -59,6 +60,8 @@ void lks_node_list_release(lks_node_list *list);
 /* The root of the gradient slot of a layout tensor. */
 lks_tensor *lks_graph_slot(lks_graph *graph, uint32_t layout_tensor);
 size_t lks_tensor_bytes(const lks_tensor *tensor);
+/* `tensor` in another type; itself when it has it. */
+lks_tensor *lks_tensor_cast(lks_graph *graph, lks_tensor *tensor, lks_dtype dtype);
 /* y = x, or y += x. */
 void lks_node_append_copy(lks_graph *graph, lks_tensor *from, lks_tensor *into);
 

@@ -36,6 +36,17 @@ static lks_tensor *leaf_create(lks_graph *graph, lks_place place, size_t index, 
     return tensor;
 }
 
+/* f32 data in the compute type. */
+static lks_tensor *leaf_number(lks_graph *graph, lks_tensor *leaf)
+{
+    if (leaf == NULL || leaf->dtype != LKS_F32 || graph->compute == LKS_F32)
+        return leaf;
+    lks_tensor *number = lks_tensor_cast(graph, leaf, graph->compute);
+    if (number != NULL)
+        number->exact = leaf;
+    return number;
+}
+
 lks_tensor *lks_input(lks_graph *graph, const char *name)
 {
     if (graph->status != LKS_OK)
@@ -46,8 +57,9 @@ lks_tensor *lks_input(lks_graph *graph, const char *name)
         return NULL;
     }
     if (graph->input_tensors[i] == NULL)
-        graph->input_tensors[i] = leaf_create(graph, LKS_PLACE_INPUT, (size_t)i,
-                                              graph->inputs[i].dtype, graph->inputs[i].shape);
+        graph->input_tensors[i] =
+            leaf_number(graph, leaf_create(graph, LKS_PLACE_INPUT, (size_t)i,
+                                           graph->inputs[i].dtype, graph->inputs[i].shape));
     return graph->input_tensors[i];
 }
 
@@ -64,7 +76,7 @@ lks_tensor *lks_constant(lks_graph *graph, lks_shape shape, const float *values)
         return NULL;
     memcpy(constant.values, values, constant.bytes);
     graph->constants[graph->constant_count++] = constant;
-    return tensor;
+    return leaf_number(graph, tensor);
 }
 
 static lks_tensor *state_declare(lks_graph *graph, const char *name, lks_shape shape,
@@ -79,7 +91,8 @@ static lks_tensor *state_declare(lks_graph *graph, const char *name, lks_shape s
     size_t next = graph->layout->tensor_count + (size_t)1;
     uint32_t index;
     bool decay = role == LKS_ROLE_PARAMETER && shape.axes >= 2;
-    lks_tensor *tensor = leaf_create(graph, LKS_PLACE_STATE, next - 1, LKS_F32, shape);
+    lks_dtype dtype = role == LKS_ROLE_PARAMETER ? graph->compute : LKS_F32;
+    lks_tensor *tensor = leaf_create(graph, LKS_PLACE_STATE, next - 1, dtype, shape);
     if (tensor == NULL ||
         !lks_graph_latch(graph, LKS_GROW(&graph->inits, &graph->init_capacity, next)) ||
         !lks_graph_latch(graph, LKS_GROW(&graph->states, &graph->state_capacity, next)) ||

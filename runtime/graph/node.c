@@ -70,6 +70,18 @@ lks_tensor *lks_tensor_create(lks_graph *graph, lks_dtype dtype, lks_shape shape
     return tensor;
 }
 
+lks_tensor *lks_tensor_number(lks_graph *graph, lks_shape shape)
+{
+    return lks_tensor_create(graph, graph->compute, shape);
+}
+
+lks_tensor *lks_tensor_exact(lks_graph *graph, lks_tensor *tensor)
+{
+    if (tensor == NULL || tensor->root->exact == NULL)
+        return tensor;
+    return lks_tensor_view(graph, tensor->root->exact, tensor->shape);
+}
+
 lks_tensor *lks_tensor_like(lks_graph *graph, const lks_tensor *tensor)
 {
     return lks_tensor_create(graph, tensor->dtype, tensor->shape);
@@ -150,7 +162,7 @@ static void mark_outputs(const lks_node *node)
             continue;
         if (output->root->producer == NULL)
             output->root->producer = node;
-        if (requires && output->dtype == LKS_F32)
+        if (requires && (output->dtype == LKS_F32 || output->dtype == LKS_BF16))
             output->root->requires_gradient = output->requires_gradient = true;
     }
 }
@@ -196,6 +208,17 @@ void lks_node_append_copy(lks_graph *graph, lks_tensor *from, lks_tensor *into)
                     LKS_TENSORS(into));
 }
 
+lks_tensor *lks_tensor_cast(lks_graph *graph, lks_tensor *tensor, lks_dtype dtype)
+{
+    static const lks_op cast_op = {"cast", "the same numbers in another type", NULL};
+    if (tensor == NULL || tensor->dtype == dtype)
+        return tensor;
+    lks_tensor *y = lks_tensor_create(graph, dtype, tensor->shape);
+    if (y != NULL)
+        lks_node_append(graph, &cast_op, "cast", NULL, 0, LKS_TENSORS(tensor), LKS_TENSORS(y));
+    return y;
+}
+
 uint32_t lks_graph_random_instance(lks_graph *graph)
 {
     return graph->random_count++;
@@ -225,11 +248,20 @@ bool lks_op_wants(lks_graph *graph, const lks_op *op, const char *role, const lk
     return graph->status == LKS_OK;
 }
 
+bool lks_op_wants_number(lks_graph *graph, const lks_op *op, const char *role,
+                         const lks_tensor *tensor)
+{
+    bool exact =
+        tensor != NULL && (lks_tensor_is_buffer(tensor) || tensor->root->place == LKS_PLACE_INPUT ||
+                           tensor->root->place == LKS_PLACE_CONSTANT);
+    return lks_op_wants(graph, op, role, tensor, exact ? LKS_F32 : graph->compute);
+}
+
 bool lks_op_wants_shape(lks_graph *graph, const lks_op *op, const char *role,
                         const lks_tensor *tensor, lks_shape shape, const lks_tensor *beside,
                         const char *beside_role)
 {
-    if (!lks_op_wants(graph, op, role, tensor, LKS_F32))
+    if (!lks_op_wants_number(graph, op, role, tensor))
         return false;
     if (tensor != NULL && !lks_shape_equal(&tensor->shape, &shape))
         lks_graph_refuse(graph, "%s: %s is %s; beside %s of %s it must be %s", op->name, role,

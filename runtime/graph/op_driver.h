@@ -38,6 +38,7 @@ struct lks_tensor {
 
     /* Of roots only: */
     const lks_node *producer; /* the first forward node that writes it */
+    lks_tensor *exact;        /* the f32 leaf that it is the rounding of; NULL: it is none */
 
     /* Of roots, while the graph is differentiated: */
     lks_tensor *gradient; /* so far; a root */
@@ -76,7 +77,10 @@ bool lks_op_ready(lks_graph *graph, const lks_op *op, lks_tensor *const *tensors
 /* True when `tensor` (NULL: optional and absent) has that type; else refuses. */
 bool lks_op_wants(lks_graph *graph, const lks_op *op, const char *role, const lks_tensor *tensor,
                   lks_dtype dtype);
-/* True when `tensor` (NULL: optional and absent) is f32 of that shape; else refuses,
+/* The same for what the graph computes in: lks_graph_compute, and f32 for buffers and exact leaves. */
+bool lks_op_wants_number(lks_graph *graph, const lks_op *op, const char *role,
+                         const lks_tensor *tensor);
+/* True when `tensor` (NULL: optional and absent) is a number of that shape; else refuses,
  * naming both and the tensor `beside` from which the shape follows. */
 bool lks_op_wants_shape(lks_graph *graph, const lks_op *op, const char *role,
                         const lks_tensor *tensor, lks_shape shape, const lks_tensor *beside,
@@ -88,6 +92,10 @@ bool lks_op_wants_shape(lks_graph *graph, const lks_op *op, const char *role,
 
 /* A new tensor of the graph's arena. */
 lks_tensor *lks_tensor_create(lks_graph *graph, lks_dtype dtype, lks_shape shape);
+/* Of what the graph computes in. */
+lks_tensor *lks_tensor_number(lks_graph *graph, lks_shape shape);
+/* The f32 leaf behind a tensor (or view) that is its rounding; else the tensor itself. */
+lks_tensor *lks_tensor_exact(lks_graph *graph, lks_tensor *tensor);
 lks_tensor *lks_tensor_like(lks_graph *graph, const lks_tensor *tensor);
 /* The same memory with another shape of as many elements. */
 lks_tensor *lks_tensor_view(lks_graph *graph, lks_tensor *tensor, lks_shape shape);

@@ -73,7 +73,7 @@ static lks_status append_zeros(lks_graph *graph, const bool *written, lks_node_l
         if (written[t])
             continue;
         if (zero == NULL)
-            zero = lks_constant(graph, LKS_SHAPE(1), (float[]){0});
+            zero = lks_tensor_exact(graph, lks_constant(graph, LKS_SHAPE(1), (float[]){0}));
         lks_tensor *slot = lks_graph_slot(graph, t);
         if (zero == NULL || slot == NULL)
             break;

@@ -18,7 +18,7 @@ static const lks_op attention_op = {"attention",
 static bool attention_check(lks_graph *graph, const lks_tensor *qkv, int heads, int kv_heads,
                             double dropout)
 {
-    if (!lks_op_wants(graph, &attention_op, "qkv", qkv, LKS_F32))
+    if (!lks_op_wants_number(graph, &attention_op, "qkv", qkv))
         return false;
     if (heads < 1 || kv_heads < 1 || heads % kv_heads != 0)
         lks_graph_refuse(graph,
@@ -50,7 +50,7 @@ lks_tensor *lks_op_attention(lks_graph *graph, lks_tensor *qkv, int heads, int k
         heads, kv_heads, (int)width, causal, (float)(1.0 / sqrt((double)width)), 0, instance};
     if (lks_graph_get_mode(graph) == LKS_GRAPH_TRAIN)
         attributes.dropout = (float)dropout;
-    lks_tensor *y = lks_tensor_create(graph, LKS_F32, LKS_SHAPE(batch, context, heads * width));
+    lks_tensor *y = lks_tensor_number(graph, LKS_SHAPE(batch, context, heads * width));
     lks_tensor *lse = NULL;
     if (lks_gradient_wanted(qkv))
         lse = lks_tensor_create(graph, LKS_F32, LKS_SHAPE(batch, heads, context));

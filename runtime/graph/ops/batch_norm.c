@@ -26,7 +26,7 @@ static bool batch_norm_check(lks_graph *graph, const lks_tensor *x, lks_tensor *
 {
     static const char *const roles[4] = {"gain", "bias", "mean", "variance"};
     const lks_op *op = &batch_norm_op;
-    if (!lks_op_wants(graph, op, "x", x, LKS_F32))
+    if (!lks_op_wants_number(graph, op, "x", x))
         return false;
     if (x->shape.axes < 2)
         lks_graph_refuse(graph, "batch_norm: x is %s; it must have an axis before its channels",

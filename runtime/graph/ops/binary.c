@@ -80,8 +80,8 @@ lks_tensor *lks_op_binary(lks_graph *graph, lks_binary_function function, lks_te
                           lks_tensor *b)
 {
     if (!lks_op_ready(graph, &binary_op, LKS_TENSORS(a, b)) ||
-        !lks_op_wants(graph, &binary_op, "a", a, LKS_F32) ||
-        !lks_op_wants(graph, &binary_op, "b", b, LKS_F32))
+        !lks_op_wants_number(graph, &binary_op, "a", a) ||
+        !lks_op_wants_number(graph, &binary_op, "b", b))
         return NULL;
     if (!is_suffix(&a->shape, &b->shape)) {
         lks_graph_refuse(graph,

@@ -21,8 +21,8 @@ static const lks_op conv2d_op = {
 static bool conv2d_check(lks_graph *graph, const lks_tensor *x, const lks_tensor *weight,
                          const lks_conv2d_attributes *a)
 {
-    if (!lks_op_wants(graph, &conv2d_op, "x", x, LKS_F32) ||
-        !lks_op_wants(graph, &conv2d_op, "weight", weight, LKS_F32))
+    if (!lks_op_wants_number(graph, &conv2d_op, "x", x) ||
+        !lks_op_wants_number(graph, &conv2d_op, "weight", weight))
         return false;
     const int64_t *xs = x->shape.size, *ws = weight->shape.size;
     if (a->stride < 1 || a->padding < 0 || a->groups < 1)
@@ -58,7 +58,7 @@ lks_tensor *lks_op_conv2d(lks_graph *graph, lks_tensor *x, lks_tensor *weight, l
     const int64_t *xs = x->shape.size, *ws = weight->shape.size;
     int64_t height = (xs[1] + 2 * (int64_t)padding - ws[1]) / stride + 1;
     int64_t width = (xs[2] + 2 * (int64_t)padding - ws[2]) / stride + 1;
-    lks_tensor *y = lks_tensor_create(graph, LKS_F32, LKS_SHAPE(xs[0], height, width, ws[0]));
+    lks_tensor *y = lks_tensor_number(graph, LKS_SHAPE(xs[0], height, width, ws[0]));
     lks_node_append(graph, &conv2d_op, "conv2d", &a, sizeof a, LKS_TENSORS(x, weight, bias),
                     LKS_TENSORS(y));
     return y;

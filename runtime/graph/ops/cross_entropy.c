@@ -20,7 +20,7 @@ static const lks_op cross_entropy_op = {
 static bool cross_entropy_check(lks_graph *graph, const lks_tensor *logits,
                                 const lks_tensor *targets, int64_t classes)
 {
-    if (!lks_op_wants(graph, &cross_entropy_op, "logits", logits, LKS_F32) ||
+    if (!lks_op_wants_number(graph, &cross_entropy_op, "logits", logits) ||
         !lks_op_wants(graph, &cross_entropy_op, "targets", targets, LKS_I32))
         return false;
     int64_t width = lks_tensor_last(logits);

@@ -16,7 +16,7 @@ lks_tensor *lks_op_dropout(lks_graph *graph, lks_tensor *x, double rate)
 {
     uint32_t instance = lks_graph_random_instance(graph);
     if (!lks_op_ready(graph, &dropout_op, LKS_TENSORS(x)) ||
-        !lks_op_wants(graph, &dropout_op, "x", x, LKS_F32))
+        !lks_op_wants_number(graph, &dropout_op, "x", x))
         return NULL;
     if (!(rate >= 0 && rate < 1)) {
         lks_graph_refuse(graph, "dropout: a rate of %g; it must be in [0, 1)", rate);

@@ -16,7 +16,7 @@ static bool embedding_check(lks_graph *graph, const lks_tensor *ids, const lks_t
                             const lks_tensor *place)
 {
     if (!lks_op_wants(graph, &embedding_op, "ids", ids, LKS_I32) ||
-        !lks_op_wants(graph, &embedding_op, "table", table, LKS_F32))
+        !lks_op_wants_number(graph, &embedding_op, "table", table))
         return false;
     if (ids->shape.axes < 1 || ids->shape.axes >= LKS_AXES_MAX || table->shape.axes != 2)
         lks_graph_refuse(graph,
@@ -38,7 +38,7 @@ lks_tensor *lks_op_embedding(lks_graph *graph, lks_tensor *ids, lks_tensor *tabl
     lks_shape shape = ids->shape;
     shape.size[shape.axes++] = table->shape.size[1];
     lks_tensor *rows = lks_tensor_rows(graph, ids);
-    lks_tensor *y = lks_tensor_create(graph, LKS_F32, shape);
+    lks_tensor *y = lks_tensor_number(graph, shape);
     if (rows == NULL)
         return NULL;
     lks_tensor *y3 = lks_tensor_view(

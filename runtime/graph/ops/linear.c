@@ -29,8 +29,8 @@ static const lks_op linear_op = {"linear", "y = activation(x weight^T + bias)",
 static bool linear_check(lks_graph *graph, const lks_tensor *x, const lks_tensor *weight,
                          const lks_tensor *bias)
 {
-    if (!lks_op_wants(graph, &linear_op, "x", x, LKS_F32) ||
-        !lks_op_wants(graph, &linear_op, "weight", weight, LKS_F32))
+    if (!lks_op_wants_number(graph, &linear_op, "x", x) ||
+        !lks_op_wants_number(graph, &linear_op, "weight", weight))
         return false;
     if (x->shape.axes < 1 || weight->shape.axes != 2 ||
         lks_tensor_last(x) != lks_tensor_last(weight)) {
@@ -53,7 +53,7 @@ lks_tensor *lks_op_linear(lks_graph *graph, lks_tensor *x, lks_tensor *weight, l
     shape.size[shape.axes - 1] = weight->shape.size[0];
     bool differentiated =
         lks_gradient_wanted(x) || lks_gradient_wanted(weight) || lks_gradient_wanted(bias);
-    lks_tensor *y = lks_tensor_create(graph, LKS_F32, shape);
+    lks_tensor *y = lks_tensor_number(graph, shape);
     lks_tensor *rows = lks_tensor_rows(graph, y), *pre = NULL;
     if (activation == LKS_GELU && differentiated && rows != NULL)
         pre = lks_tensor_like(graph, rows);

@@ -37,8 +37,8 @@ lks_tensor *lks_op_matmul(lks_graph *graph, lks_tensor *a, lks_tensor *b, bool t
                           bool transpose_b)
 {
     if (!lks_op_ready(graph, &matmul_op, LKS_TENSORS(a, b)) ||
-        !lks_op_wants(graph, &matmul_op, "a", a, LKS_F32) ||
-        !lks_op_wants(graph, &matmul_op, "b", b, LKS_F32))
+        !lks_op_wants_number(graph, &matmul_op, "a", a) ||
+        !lks_op_wants_number(graph, &matmul_op, "b", b))
         return NULL;
     int axes = a->shape.axes;
     bool good = axes >= 2 && b->shape.axes == axes;
@@ -59,7 +59,7 @@ lks_tensor *lks_op_matmul(lks_graph *graph, lks_tensor *a, lks_tensor *b, bool t
     shape.size[axes - 2] = a->shape.size[transpose_a ? axes - 1 : axes - 2];
     shape.size[axes - 1] = b->shape.size[transpose_b ? axes - 2 : axes - 1];
     lks_matmul_attributes attributes = {transpose_a, transpose_b, 1.0f};
-    lks_tensor *c = lks_tensor_create(graph, LKS_F32, shape);
+    lks_tensor *c = lks_tensor_number(graph, shape);
     lks_node_append(graph, &matmul_op, "matmul", &attributes, sizeof attributes, LKS_TENSORS(a, b),
                     LKS_TENSORS(c));
     return c;

@@ -41,7 +41,7 @@ static const lks_op norm_op = {"norm", "layer or RMS norm of x, or of x + residu
 static bool norm_check(lks_graph *graph, const lks_tensor *x, const lks_tensor *residual,
                        const lks_tensor *gain, const lks_tensor *bias)
 {
-    if (!lks_op_wants(graph, &norm_op, "x", x, LKS_F32))
+    if (!lks_op_wants_number(graph, &norm_op, "x", x))
         return false;
     if (x->shape.axes < 1)
         lks_graph_refuse(graph, "norm: x is a scalar; it must have an axis to normalize over");

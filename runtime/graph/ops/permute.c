@@ -17,7 +17,7 @@ static const lks_op permute_op = {"permute", "the axes in another order", permut
 lks_tensor *lks_op_permute(lks_graph *graph, lks_tensor *x, const int *order)
 {
     if (!lks_op_ready(graph, &permute_op, LKS_TENSORS(x)) ||
-        !lks_op_wants(graph, &permute_op, "x", x, LKS_F32))
+        !lks_op_wants_number(graph, &permute_op, "x", x))
         return NULL;
     lks_permute_attributes attributes = {{0}};
     lks_shape shape = x->shape;
@@ -35,7 +35,7 @@ lks_tensor *lks_op_permute(lks_graph *graph, lks_tensor *x, const int *order)
         attributes.order[i] = axis;
         shape.size[i] = x->shape.size[axis];
     }
-    lks_tensor *y = lks_tensor_create(graph, LKS_F32, shape);
+    lks_tensor *y = lks_tensor_number(graph, shape);
     lks_node_append(graph, &permute_op, "permute", &attributes, sizeof attributes, LKS_TENSORS(x),
                     LKS_TENSORS(y));
     return y;

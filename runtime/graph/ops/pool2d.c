@@ -15,7 +15,7 @@ lks_tensor *lks_op_pool2d(lks_graph *graph, lks_tensor *x, lks_pool_kind kind, i
                           int padding)
 {
     if (!lks_op_ready(graph, &pool2d_op, LKS_TENSORS(x)) ||
-        !lks_op_wants(graph, &pool2d_op, "x", x, LKS_F32))
+        !lks_op_wants_number(graph, &pool2d_op, "x", x))
         return NULL;
     const int64_t *xs = x->shape.size;
     /* A window that lies in the padding alone would have no maximum. */
@@ -35,7 +35,7 @@ lks_tensor *lks_op_pool2d(lks_graph *graph, lks_tensor *x, lks_pool_kind kind, i
     int64_t height = (xs[1] + 2 * (int64_t)padding - size) / stride + 1;
     int64_t width = (xs[2] + 2 * (int64_t)padding - size) / stride + 1;
     lks_pool2d_attributes attributes = {kind, size, size, stride, padding};
-    lks_tensor *y = lks_tensor_create(graph, LKS_F32, LKS_SHAPE(xs[0], height, width, xs[3]));
+    lks_tensor *y = lks_tensor_number(graph, LKS_SHAPE(xs[0], height, width, xs[3]));
     lks_node_append(graph, &pool2d_op, "pool2d", &attributes, sizeof attributes, LKS_TENSORS(x),
                     LKS_TENSORS(y));
     return y;

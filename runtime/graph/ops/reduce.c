@@ -13,7 +13,7 @@ static const lks_op reduce_op = {"reduce", "the sum or mean over one axis", redu
 static lks_tensor *reduce_append(lks_graph *graph, lks_tensor *x, int axis, int count, bool mean)
 {
     if (!lks_op_ready(graph, &reduce_op, LKS_TENSORS(x)) ||
-        !lks_op_wants(graph, &reduce_op, "x", x, LKS_F32))
+        !lks_op_wants_number(graph, &reduce_op, "x", x))
         return NULL;
     if (axis < 0 || axis >= x->shape.axes) {
         lks_graph_refuse(graph, "reduce: x is %s; it has no axis %d", LKS_SHAPE_OF(x), axis);
@@ -31,7 +31,7 @@ static lks_tensor *reduce_append(lks_graph *graph, lks_tensor *x, int axis, int 
     }
     if (mean)
         attributes.scale = (float)(1.0 / (double)attributes.middle);
-    lks_tensor *y = lks_tensor_create(graph, LKS_F32, shape);
+    lks_tensor *y = lks_tensor_number(graph, shape);
     lks_node_append(graph, &reduce_op, "reduce", &attributes, sizeof attributes, LKS_TENSORS(x),
                     LKS_TENSORS(y));
     return y;

@@ -67,7 +67,7 @@ static bool concatenate_check(lks_graph *graph, lks_tensor *const *parts, int co
     }
     int64_t length = 0;
     for (int i = 0; i < count; ++i) {
-        if (!lks_op_wants(graph, &concatenate_op, "a part", parts[i], LKS_F32))
+        if (!lks_op_wants_number(graph, &concatenate_op, "a part", parts[i]))
             return false;
         shape->size[axis] = parts[i]->shape.axes > axis ? parts[i]->shape.size[axis] : 0;
         if (!lks_shape_equal(&parts[i]->shape, shape)) {
@@ -88,7 +88,7 @@ lks_tensor *lks_op_concatenate(lks_graph *graph, lks_tensor *const *parts, int c
     lks_shape shape;
     if (!concatenate_check(graph, parts, count, axis, &shape))
         return NULL;
-    lks_tensor *y = lks_tensor_create(graph, LKS_F32, shape);
+    lks_tensor *y = lks_tensor_number(graph, shape);
     lks_slice_attributes attributes = view_around(&shape, axis);
     for (int i = 0; i < count; ++i) {
         attributes.length = parts[i]->shape.size[axis];

@@ -15,7 +15,7 @@ static const lks_op softmax_op = {"softmax", "softmax over the last axis", softm
 lks_tensor *lks_op_softmax(lks_graph *graph, lks_tensor *x, bool causal)
 {
     if (!lks_op_ready(graph, &softmax_op, LKS_TENSORS(x)) ||
-        !lks_op_wants(graph, &softmax_op, "x", x, LKS_F32))
+        !lks_op_wants_number(graph, &softmax_op, "x", x))
         return NULL;
     if (x->shape.axes < (causal ? 2 : 1)) {
         lks_graph_refuse(graph, "softmax: x is %s; it must have at least %d axes", LKS_SHAPE_OF(x),

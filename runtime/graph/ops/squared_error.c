@@ -17,9 +17,10 @@ static const lks_op squared_error_op = {
 lks_tensor *lks_op_squared_error(lks_graph *graph, lks_tensor *prediction, lks_tensor *target)
 {
     const lks_op *op = &squared_error_op;
+    target = lks_tensor_exact(graph, target);
     if (!lks_op_ready(graph, op, LKS_TENSORS(prediction, target)) ||
-        !lks_op_wants(graph, op, "prediction", prediction, LKS_F32) ||
-        !lks_op_wants(graph, op, "target", target, LKS_F32))
+        !lks_op_wants_number(graph, op, "prediction", prediction) ||
+        !lks_op_wants_number(graph, op, "target", target))
         return NULL;
     /* A target of B goes with a prediction of B x 1. */
     if (prediction->shape.axes < 1 || target->shape.size[0] != prediction->shape.size[0] ||

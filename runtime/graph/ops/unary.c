@@ -29,7 +29,7 @@ static const lks_op affine_op = {"affine", "alpha x + beta", affine_differentiat
 static lks_tensor *unary_append(lks_graph *graph, const lks_op *op, lks_unary_attributes attributes,
                                 lks_tensor *x)
 {
-    if (!lks_op_ready(graph, op, LKS_TENSORS(x)) || !lks_op_wants(graph, op, "x", x, LKS_F32))
+    if (!lks_op_ready(graph, op, LKS_TENSORS(x)) || !lks_op_wants_number(graph, op, "x", x))
         return NULL;
     lks_tensor *y = lks_tensor_like(graph, x);
     lks_node_share(lks_node_append(graph, op, "unary", &attributes, sizeof attributes,
