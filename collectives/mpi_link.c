@@ -36,8 +36,12 @@ typedef struct mpi_link {
 
 static lks_status mpi_link_usable(const lks_link_spec *spec)
 {
-    (void)spec;
-    return LKS_OK;
+    if (lks_device_is_host(spec->device))
+        return LKS_OK;
+    return LKS_FAIL(LKS_ERR_USAGE,
+                    "link mpi needs a device that computes in the host's memory, not %s: set "
+                    "collectives.link=auto",
+                    lks_device_name(spec->device));
 }
 
 static int mpi_tag(const mpi_link *link, uint32_t bucket, int level)

@@ -35,7 +35,7 @@ static lks_status shm_usable(const lks_link_spec *spec)
                         "link shm needs all ranks on one node, but %d ranks are on %d: set "
                         "collectives.link=auto or mpi",
                         lks_comm_size(comm), nodes);
-    if (strncmp(lks_device_name(spec->device), "cpu", 3) != 0)
+    if (!lks_device_is_host(spec->device))
         return LKS_FAIL(LKS_ERR_USAGE,
                         "link shm needs a device that computes in the host's memory, not %s: set "
                         "collectives.link=auto",

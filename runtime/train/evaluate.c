@@ -75,8 +75,13 @@ static lks_status evaluator_init(lks_evaluator *e)
     const lks_evaluator_spec *s = &e->spec;
     LKS_TRY(lks_dataset_open(&e->dataset, s->directory, lks_model_context(s->model)));
     LKS_TRY(evaluator_check_kind(e));
-    LKS_TRY(lks_replica_init(&e->replica, s->model, lks_dataset_schema(e->dataset),
-                             LKS_GRAPH_EVALUATE, s->micro_batch, s->device, NULL));
+    lks_replica_spec replica = {.model = s->model,
+                                .schema = lks_dataset_schema(e->dataset),
+                                .mode = LKS_GRAPH_EVALUATE,
+                                .micro_batch = s->micro_batch,
+                                .device = s->device,
+                                .compute = s->compute};
+    LKS_TRY(lks_replica_init(&e->replica, &replica));
     LKS_TRY(evaluator_check_layout(e));
     return evaluator_share(e);
 }
@@ -123,13 +128,15 @@ size_t lks_evaluator_bytes(const lks_evaluator *evaluator)
 }
 
 /* One pass: the whole dataset is one step whose lanes are the batches. */
-static lks_status evaluator_pass(lks_evaluator *e, lks_feed *feed, const float *parameters)
+static lks_status evaluator_pass(lks_evaluator *e, lks_feed *feed, const lks_parameters *parameters)
 {
     for (int batch = e->first; batch < e->end; ++batch) {
         lks_fed fed;
         LKS_TRY(lks_feed_next(feed, &fed));
-        lks_executor_call call = {
-            .positions = fed.positions, .inputs = fed.inputs, .parameters = parameters};
+        lks_executor_call call = {.positions = fed.positions,
+                                  .inputs = fed.inputs,
+                                  .parameters = parameters->masters,
+                                  .rounded = parameters->rounded};
         LKS_TRY(
             lks_executor_run(e->replica.executor, &call, e->device_mine + 3 * (batch - e->first)));
         LKS_TRY(lks_comm_progress(e->spec.comm));
@@ -137,7 +144,7 @@ static lks_status evaluator_pass(lks_evaluator *e, lks_feed *feed, const float *
     return lks_device_copy_out(e->spec.device, e->mine, e->device_mine, evaluator_mine_bytes(e));
 }
 
-static lks_status evaluator_own(lks_evaluator *e, const float *parameters)
+static lks_status evaluator_own(lks_evaluator *e, const lks_parameters *parameters)
 {
     lks_loader *loader;
     lks_loader_spec spec = {.dataset = e->dataset,
@@ -162,7 +169,8 @@ static lks_status evaluator_own(lks_evaluator *e, const float *parameters)
     return status;
 }
 
-lks_status lks_evaluator_run(lks_evaluator *evaluator, const float *parameters, lks_evaluation *out)
+lks_status lks_evaluator_run(lks_evaluator *evaluator, const lks_parameters *parameters,
+                             lks_evaluation *out)
 {
     lks_evaluator *e = evaluator;
     uint64_t start = lks_clock_ns();

@@ -18,6 +18,7 @@ typedef struct lks_evaluator_spec {
     const lks_layout *layout; /* of the parameters to come; NULL: not checked */
     const lks_schema *schema; /* of the training data; NULL: not at hand */
     int64_t micro_batch;
+    lks_dtype compute; /* LKS_F32, LKS_BF16 */
     int threads, ring;
 } lks_evaluator_spec;
 
@@ -26,9 +27,15 @@ lks_status lks_evaluator_open(lks_evaluator **out, const lks_evaluator_spec *spe
 void lks_evaluator_close(lks_evaluator *evaluator); /* NULL is fine */
 const lks_layout *lks_evaluator_layout(const lks_evaluator *evaluator);
 size_t lks_evaluator_bytes(const lks_evaluator *evaluator); /* activations, workspace */
-/* (collective) `parameters` flat, on the device. Batches are shared out in blocks; their sums
+/* Flat, device memory; `rounded` (NULL: none) as lks_executor_call wants them. */
+typedef struct lks_parameters {
+    const float *masters;
+    const uint16_t *rounded;
+} lks_parameters;
+
+/* (collective) Batches are shared out in blocks; their sums
  * are added in batch order in f64. Fills all of `out` but the step. */
-lks_status lks_evaluator_run(lks_evaluator *evaluator, const float *parameters,
+lks_status lks_evaluator_run(lks_evaluator *evaluator, const lks_parameters *parameters,
                              lks_evaluation *out) LKS_MUST_CHECK;
 
 #endif

@@ -14,6 +14,12 @@ typedef struct lks_experiment {
     lks_schedule *schedule;
 } lks_experiment;
 
+/* What the forward and backward pass compute in: train.precision. */
+static inline lks_dtype lks_experiment_compute(const lks_experiment *experiment)
+{
+    return experiment->settings.train.precision == 1 ? LKS_BF16 : LKS_F32;
+}
+
 /* Starts from {0}. Not collective. */
 lks_status lks_experiment_init(lks_experiment *experiment, lks_config *config) LKS_MUST_CHECK;
 void lks_experiment_release(lks_experiment *experiment);

@@ -1,6 +1,7 @@
 #include "runtime/train/hooks.h"
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
+#include "runtime/train/state.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -42,7 +43,8 @@ static lks_status validation_hook(hook_context *c)
     if (!job->validation || !due)
         return LKS_OK;
     lks_evaluation evaluation;
-    LKS_TRY(lks_evaluator_run(job->validation, lks_reducer_parameters(job->reducer), &evaluation));
+    lks_parameters parameters = {lks_reducer_parameters(job->reducer), job->rounded};
+    LKS_TRY(lks_evaluator_run(job->validation, &parameters, &evaluation));
     c->validation_loss = evaluation.loss;
     lks_validation_metrics metrics = {.step = c->step->step,
                                       .loss = evaluation.loss,
@@ -82,8 +84,10 @@ static lks_status save(hook_context *c)
         .ledger = job->ledger.known ? lks_ledger_hex(&job->ledger, chain) : NULL,
         .epoch = job->run.epoch,
     };
-    lks_status status = lks_checkpoints_save(job->checkpoints, job->arrays, &info, when_busy(c),
-                                             &c->checkpoint_stall_seconds);
+    lks_status status = lks_state_fetch(job);
+    if (status == LKS_OK)
+        status = lks_checkpoints_save(job->checkpoints, job->arrays, &info, when_busy(c),
+                                      &c->checkpoint_stall_seconds);
     json_decref(config);
     lks_text_release(&yaml);
     return status;
@@ -139,8 +143,10 @@ static lks_status memory_hook(hook_context *c)
     bool due = is_due(c->step->step, job->experiment.settings.checkpoint.memory_every_steps);
     if (job->ledger.known)
         lks_ledger_hex(&job->ledger, chain);
-    if (due && !c->last && !c->leaving)
+    if (due && !c->last && !c->leaving) {
+        LKS_TRY(lks_state_fetch(job));
         LKS_TRY(lks_memory_copies_take(job->memory, job->arrays, c->step->step, chain, &seconds));
+    }
     c->checkpoint_stall_seconds += seconds;
     return lks_memory_copies_progress(job->memory, c->step->step);
 }
@@ -266,6 +272,23 @@ lks_status lks_hooks_run(lks_job *job, const lks_step_result *step, bool *stop)
     return context.leaving ? leave(job, stop) : LKS_OK;
 }
 
+static void log_checkpoints(const lks_job *job)
+{
+    lks_checkpoints_stats stats = lks_checkpoints_get_stats(job->checkpoints);
+    char size[32], rate[32], written[128] = "none was written";
+    if (stats.saved > 0)
+        snprintf(written, sizeof written, "the last, %s, was written at %s/s",
+                 lks_text_bytes(size, sizeof size, stats.last_bytes),
+                 lks_text_bytes(rate, sizeof rate,
+                                (uint64_t)((double)stats.last_bytes / stats.last_write_seconds)));
+    if (stats.taken > 0)
+        lks_log_root("checkpoints: %llu saved, %llu skipped, %llu failed; a copy to staging took "
+                     "this rank %.4f s, training waited %.4f s for it; %s",
+                     (unsigned long long)stats.saved, (unsigned long long)stats.skipped,
+                     (unsigned long long)stats.failed, stats.copy_seconds / (double)stats.taken,
+                     stats.stall_seconds / (double)stats.taken, written);
+}
+
 static void log_memory(const lks_job *job)
 {
     lks_memory_stats stats = lks_memory_copies_get_stats(job->memory);
@@ -290,6 +313,7 @@ lks_status lks_hooks_finish(lks_job *job)
                           "free space or mend the directory, then run again",
                           (unsigned long long)job->steps);
     LKS_TRY(lks_comm_agree(job->comm, status));
+    log_checkpoints(job);
     log_memory(job);
     return lks_memory_copies_discard(job->memory);
 }

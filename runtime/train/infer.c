@@ -17,6 +17,7 @@ static lks_status evaluate_open(lks_session *session, lks_evaluator **out)
                                .directory = settings->data.validation,
                                .layout = lks_checkpoint_layout(session->checkpoint),
                                .micro_batch = geometry.micro_batch,
+                               .compute = lks_experiment_compute(&session->experiment),
                                .threads = (int)settings->data.threads,
                                .ring = (int)settings->data.ring};
     if (!*spec.directory)
@@ -34,7 +35,7 @@ lks_status lks_evaluate(const lks_inference_request *request, lks_evaluation *ou
     LKS_TRY(lks_session_init(&session, request));
     lks_status status = lks_comm_agree(request->comm, evaluate_open(&session, &evaluator));
     if (status == LKS_OK)
-        status = lks_evaluator_run(evaluator, session.parameters, out);
+        status = lks_evaluator_run(evaluator, &session.parameters, out);
     if (status == LKS_OK)
         out->step = lks_checkpoint_step(session.checkpoint);
     lks_evaluator_close(evaluator);

@@ -2,6 +2,7 @@
 #include "runtime/base/memory.h"
 #include "runtime/base/node_memory.h"
 #include "runtime/train/need.h"
+#include "runtime/train/state.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -49,9 +50,14 @@ static lks_status open_model(lks_job *job)
     job->order =
         lks_order_create(lks_dataset_samples(job->data), lks_dataset_sample_bytes(job->data),
                          (uint64_t)settings->train.seed);
-    LKS_TRY(lks_replica_init(&job->replica, job->experiment.model, schema, LKS_GRAPH_TRAIN,
-                             job->geometry.micro_batch, job->device,
-                             &(lks_replica_check){lks_need_check, job}));
+    lks_replica_spec spec = {.model = job->experiment.model,
+                             .schema = schema,
+                             .mode = LKS_GRAPH_TRAIN,
+                             .micro_batch = job->geometry.micro_batch,
+                             .device = job->device,
+                             .compute = lks_experiment_compute(&job->experiment),
+                             .check = &(lks_replica_check){lks_need_check, job}};
+    LKS_TRY(lks_replica_init(&job->replica, &spec));
     job->layout = lks_graph_layout(job->replica.graph);
     return lks_layout_fingerprint(job->layout, job->fingerprint);
 }
@@ -116,33 +122,11 @@ static lks_status open_reducer(lks_job *job)
                              .verbs = &settings->verbs};
     LKS_TRY(lks_reducer_open(&job->reducer, &spec));
     lks_reducer_owned(job->reducer, &job->first_block, &job->end_block);
-    job->base_offset =
-        job->first_block < job->end_block ? job->layout->blocks[job->first_block].offset : 0;
     return LKS_OK;
 }
 
-static lks_status open_states(lks_job *job)
+static lks_status open_numbers(lks_job *job)
 {
-    const lks_optimizer *optimizer = job->experiment.optimizer;
-    int count = lks_optimizer_state_count(optimizer);
-    if (job->first_block < job->end_block) {
-        const lks_layout_block *last = &job->layout->blocks[job->end_block - 1];
-        job->state_elements = last->offset + last->elements - job->base_offset;
-    }
-    LKS_TRY(LKS_NEW_ARRAY(&job->states, (size_t)count + 1));
-    LKS_TRY(LKS_NEW_ARRAY(&job->arrays, (size_t)count + 1));
-    job->arrays[0] =
-        (lks_state_array){.group = "model",
-                          .data = lks_reducer_parameters(job->reducer) + job->base_offset,
-                          .base_offset = job->base_offset};
-    for (int i = 0; i < count; ++i) {
-        LKS_TRY(lks_device_allocate(job->device, job->state_elements * sizeof(float),
-                                    (void **)&job->states[i]));
-        job->arrays[1 + i] = (lks_state_array){.group = lks_optimizer_state_group(optimizer, i),
-                                               .data = job->states[i],
-                                               .parameters_only = true,
-                                               .base_offset = job->base_offset};
-    }
     LKS_TRY(lks_exchange_open(&job->exchange, job->comm, job->layout, job->geometry.lanes));
     size_t batches = (size_t)(job->geometry.end_lane - job->geometry.first_lane) *
                      (size_t)job->geometry.micro_batches;
@@ -246,6 +230,7 @@ static lks_status open_validation(lks_job *job)
                                .layout = job->layout,
                                .schema = lks_dataset_schema(job->data),
                                .micro_batch = job->geometry.micro_batch,
+                               .compute = lks_experiment_compute(&job->experiment),
                                .threads = (int)settings->data.threads,
                                .ring = (int)settings->data.ring};
     if (!*settings->data.validation)
@@ -263,7 +248,8 @@ static lks_status job_open(lks_job *job)
     LKS_TRY(lks_comm_agree(comm, open_validation(job)));
     LKS_TRY(open_reducer(job));
     LKS_TRY(lks_comm_on_root(comm, claim_on_root, job));
-    LKS_TRY(lks_comm_agree(comm, open_states(job)));
+    LKS_TRY(lks_comm_agree(comm, lks_state_open(job)));
+    LKS_TRY(lks_comm_agree(comm, open_numbers(job)));
     LKS_TRY(open_checkpoints(job));
     LKS_TRY(open_memory(job));
     LKS_TRY(lks_job_start(job));
@@ -284,18 +270,13 @@ lks_status lks_job_open(lks_job *job, const lks_train_request *request)
 
 void lks_job_close(lks_job *job)
 {
-    int states =
-        job->experiment.optimizer ? lks_optimizer_state_count(job->experiment.optimizer) : 0;
     lks_feed_close(job->feed);
     lks_loader_close(job->loader);
     lks_memory_copies_close(job->memory);
     lks_checkpoints_close(job->checkpoints);
     lks_evaluator_close(job->validation);
     lks_exchange_close(job->exchange);
-    for (int i = 0; job->states && i < states; ++i)
-        lks_device_free(job->device, job->states[i], job->state_elements * sizeof(float));
-    lks_memory_free(job->states);
-    lks_memory_free(job->arrays);
+    lks_state_close(job);
     lks_memory_free(job->sample_ids);
     lks_memory_free(job->stats);
     if (job->device_stats)

@@ -44,12 +44,16 @@ typedef struct lks_job {
     uint64_t base_offset;            /* flat offset of the first */
     float **states; /* [optimizer's state count] own blocks; states[i][0] is at base_offset */
     uint64_t state_elements;
+    uint16_t *rounded; /* flat parameters in the precision that kernels read; NULL: that is f32 */
     lks_exchange *exchange;
 
     lks_run_directory run; /* rank 0 */
     lks_checkpoints *checkpoints;
     lks_memory_copies *memory;
-    lks_state_array *arrays;   /* [1 + state count] */
+    lks_state_array *arrays; /* [1 + state count], see state.h */
+    float *mirror;           /* behind the arrays when the state itself is not host memory */
+    size_t mirror_bytes;
+    uint64_t mirror_step;      /* that the mirror shows */
     lks_report *report;        /* rank 0, NULL elsewhere */
     lks_evaluator *validation; /* NULL: none */
 

@@ -17,10 +17,18 @@ typedef struct lks_replica_check {
     void *user;
 } lks_replica_check;
 
-/* Starts from {0}. `check`: NULL: none. Not collective. */
-lks_status lks_replica_init(lks_replica *replica, lks_model *model, const lks_schema *schema,
-                            lks_graph_mode mode, int64_t micro_batch, lks_device *device,
-                            const lks_replica_check *check) LKS_MUST_CHECK;
+typedef struct lks_replica_spec {
+    lks_model *model;
+    const lks_schema *schema;
+    lks_graph_mode mode;
+    int64_t micro_batch;
+    lks_device *device;             /* NULL: the graph alone */
+    lks_dtype compute;              /* LKS_F32, LKS_BF16 */
+    const lks_replica_check *check; /* NULL: none */
+} lks_replica_spec;
+
+/* Starts from {0}. Not collective. */
+lks_status lks_replica_init(lks_replica *replica, const lks_replica_spec *spec) LKS_MUST_CHECK;
 void lks_replica_release(lks_replica *replica);
 
 #endif

@@ -45,8 +45,10 @@ lks_status lks_session_init(lks_session *session, const lks_inference_request *r
 
 void lks_session_release(lks_session *session)
 {
-    if (session->device)
-        lks_device_free(session->device, session->parameters, session->parameters_bytes);
+    if (session->masters)
+        lks_device_free(session->device, session->masters, session->masters_bytes);
+    if (session->rounded)
+        lks_device_free(session->device, session->rounded, session->rounded_bytes);
     lks_checkpoint_close(session->checkpoint);
     lks_device_close(session->device);
     lks_experiment_release(&session->experiment);
@@ -54,20 +56,31 @@ void lks_session_release(lks_session *session)
     *session = (lks_session){0};
 }
 
+static lks_status session_read(lks_session *s, const lks_layout *layout)
+{
+    float *host;
+    LKS_TRY(lks_memory_map((void **)&host, s->masters_bytes));
+    lks_state_array array = {.group = "model", .data = host};
+    lks_status status = lks_checkpoint_read(s->checkpoint, layout, &array, 0, layout->block_count);
+    if (status == LKS_OK)
+        status = lks_device_copy_in(s->device, s->masters, host, s->masters_bytes);
+    lks_memory_unmap(host, s->masters_bytes);
+    return status;
+}
+
 lks_status lks_session_load(lks_session *session, const lks_layout *layout)
 {
-    size_t bytes = layout->flat_elements * sizeof(float);
-    float *host;
-    LKS_TRY(lks_device_allocate(session->device, bytes, (void **)&session->parameters));
-    session->parameters_bytes = bytes;
-    LKS_TRY(lks_memory_map((void **)&host, bytes));
-    lks_state_array array = {.group = "model", .data = host};
-    lks_status status =
-        lks_checkpoint_read(session->checkpoint, layout, &array, 0, layout->block_count);
-    if (status == LKS_OK)
-        status = lks_device_copy_in(session->device, session->parameters, host, bytes);
-    lks_memory_unmap(host, bytes);
-    return status;
+    lks_session *s = session;
+    s->masters_bytes = layout->flat_elements * sizeof(float);
+    s->rounded_bytes = lks_layout_rounded_bytes(layout);
+    LKS_TRY(lks_device_allocate(s->device, s->masters_bytes, (void **)&s->masters));
+    LKS_TRY(session_read(s, layout));
+    s->parameters = (lks_parameters){s->masters, NULL};
+    if (lks_experiment_compute(&s->experiment) == LKS_F32)
+        return LKS_OK;
+    LKS_TRY(lks_device_allocate(s->device, s->rounded_bytes, (void **)&s->rounded));
+    s->parameters.rounded = s->rounded;
+    return lks_device_round(s->device, layout->flat_elements, s->masters, s->rounded);
 }
 
 /* <run>/dataset for <run>/checkpoints/step-XXXXXXXX. */
@@ -97,8 +110,13 @@ static lks_status predictor_open(lks_predictor *p)
     p->schema = p->manifest->schema;
     p->schema.context = lks_model_context(s->experiment.model);
     lks_schema_set_fields(&p->schema, p->fields);
-    LKS_TRY(lks_replica_init(&p->replica, s->experiment.model, &p->schema, LKS_GRAPH_PREDICT,
-                             p->batch, s->device, NULL));
+    lks_replica_spec replica = {.model = s->experiment.model,
+                                .schema = &p->schema,
+                                .mode = LKS_GRAPH_PREDICT,
+                                .micro_batch = p->batch,
+                                .device = s->device,
+                                .compute = lks_experiment_compute(&s->experiment)};
+    LKS_TRY(lks_replica_init(&p->replica, &replica));
     LKS_TRY(lks_session_load(s, lks_graph_layout(p->replica.graph)));
     p->input_bytes = (size_t)p->batch * lks_field_bytes(&p->fields[0]);
     return lks_device_allocate(s->device, p->input_bytes, &p->input);
@@ -128,7 +146,7 @@ lks_status lks_predictor_run(lks_predictor *predictor, const void *input, const 
 {
     lks_session *s = predictor->session;
     const void *inputs[LKS_SCHEMA_FIELDS] = {predictor->input};
-    lks_executor_call call = {.inputs = inputs, .parameters = s->parameters};
+    lks_executor_call call = {.inputs = inputs, .parameters = s->masters, .rounded = s->rounded};
     LKS_TRY(lks_device_copy_in(s->device, predictor->input, input, predictor->input_bytes));
     LKS_TRY(lks_executor_run(predictor->replica.executor, &call, NULL));
     const void *result;

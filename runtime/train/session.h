@@ -4,6 +4,7 @@
 
 #include "checkpoints/checkpoint.h"
 #include "runtime/datasets/manifest.h"
+#include "runtime/train/evaluate.h"
 #include "runtime/train/experiment.h"
 #include "runtime/train/geometry.h"
 #include "runtime/train/replica.h"
@@ -15,8 +16,10 @@ typedef struct lks_session {
     lks_experiment experiment;
     lks_device *device;
     lks_checkpoint *checkpoint;
-    float *parameters; /* flat, on the device; NULL until loaded */
-    size_t parameters_bytes;
+    lks_parameters parameters; /* NULL until loaded */
+    float *masters;            /* what they are */
+    uint16_t *rounded;
+    size_t masters_bytes, rounded_bytes;
 } lks_session;
 
 /* (collective) Starts from {0}. */

@@ -30,7 +30,7 @@ static const lks_option train_options[] = {
      "samples that go through the model at once; 0: a lane's whole share"},
     {"seed", LKS_OPTION_INTEGER, AT(train.seed), "1", 0, 9e15, NULL, LKS_OPTION_FIXED,
      "of initial parameters, order and dropout"},
-    {"precision", LKS_OPTION_CHOICE, AT(train.precision), "f32", 0, 0, "f32", LKS_OPTION_FIXED,
+    {"precision", LKS_OPTION_CHOICE, AT(train.precision), "f32", 0, 0, "f32|bf16", LKS_OPTION_FIXED,
      "arithmetic of the forward and backward pass"},
     {"initialize", LKS_OPTION_TEXT, AT(train.initialize), "", 0, 0, NULL, LKS_OPTION_FREE,
      "checkpoint or run directory whose parameters a new job starts from"},

@@ -4,7 +4,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
 #include "runtime/train/find.h"
-#include "runtime/train/job.h"
+#include "runtime/train/state.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -82,7 +82,7 @@ static lks_status start_fresh(lks_job *job)
         return start_initialized(job);
     return lks_graph_initialize_blocks(
         job->replica.graph, (uint64_t)job->experiment.settings.train.seed, job->first_block,
-        job->end_block, lks_reducer_parameters(job->reducer));
+        job->end_block, job->arrays[0].data - job->arrays[0].base_offset);
 }
 
 static lks_status refuse_missing(const lks_job *job)
@@ -157,5 +157,5 @@ lks_status lks_job_start(lks_job *job)
         LKS_TRY(lks_memory_copies_discard(job->memory));
     else if (job->experiment.settings.checkpoint.memory_every_steps > 0)
         LKS_TRY(lks_memory_copies_reserve(job->memory));
-    return lks_reducer_gather(job->reducer);
+    return lks_state_publish(job);
 }

@@ -2,6 +2,7 @@
 #include "runtime/train/step.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/memory.h"
+#include "runtime/train/state.h"
 
 #include <math.h>
 #include <string.h>
@@ -33,6 +34,7 @@ static lks_status run_micro_batch(lks_job *job, int lane, int64_t index, float *
         .positions = fed.positions,
         .inputs = fed.inputs,
         .parameters = lks_reducer_parameters(job->reducer),
+        .rounded = job->rounded,
         .gradients = gradients,
         .accumulate = index > 0,
         .gradient_final = last ? parameter_final : NULL,
@@ -236,6 +238,7 @@ lks_status lks_step_run(lks_job *job, lks_step_result *out)
     lks_optimizer_step update = plan_update(job, &totals, &norm);
     LKS_TRY(update_own_blocks(job, &update));
     LKS_TRY(lks_reducer_gather(job->reducer));
+    LKS_TRY(lks_state_round(job));
 
     ++job->step;
     LKS_TRY(check_allocations(job, allocations));

@@ -37,8 +37,13 @@ static lks_status step_open(step *s, const char *config)
     lks_model *model = s->experiment.model;
     LKS_TRY(lks_device_open(&s->device, settings->device.name, 0));
     LKS_TRY(lks_dataset_open(&s->data, settings->data.train, lks_model_context(model)));
-    LKS_TRY(lks_replica_init(&s->replica, model, lks_dataset_schema(s->data), LKS_GRAPH_TRAIN,
-                             settings->train.micro_batch, s->device, NULL));
+    lks_replica_spec replica = {.model = model,
+                                .schema = lks_dataset_schema(s->data),
+                                .mode = LKS_GRAPH_TRAIN,
+                                .micro_batch = settings->train.micro_batch,
+                                .device = s->device,
+                                .compute = lks_experiment_compute(&s->experiment)};
+    LKS_TRY(lks_replica_init(&s->replica, &replica));
     uint64_t elements = lks_graph_layout(s->replica.graph)->flat_elements;
     LKS_TRY(LKS_NEW_ARRAY(&s->parameters, elements));
     LKS_TRY(LKS_NEW_ARRAY(&s->gradients, elements));
