@@ -23,6 +23,8 @@ typedef struct lks_link_spec {
     const lks_layout *layout;
     int lanes;                  /* at least as many as there are ranks */
     const lks_buckets *buckets; /* count times partials of any rank fits below LKS_TAG_PARAMETERS */
+    bool any_order;             /* a link whose library adds may leave the order to it */
+    double timeout_seconds; /* without an end of what was begun, where a link watches that itself */
     const lks_verbs_options *verbs; /* NULL: none */
 } lks_link_spec;
 
@@ -33,6 +35,8 @@ typedef struct lks_link_driver {
     const char *about;
     /* True: when it is usable but cannot be opened, "auto" says so and takes the next. */
     bool may_give_way;
+    /* Offers made during the backward pass start work then. */
+    bool overlaps;
     /* (collective) Whether it can serve; else LKS_ERR_USAGE and why not. The same on every rank. */
     lks_status (*usable)(const lks_link_spec *spec);
     lks_status (*open)(void **instance, const lks_link_spec *spec); /* (collective) */
@@ -56,6 +60,7 @@ typedef struct lks_link_driver {
     void (*memory)(void *instance, uint64_t *shared_bytes, uint64_t *private_bytes);
 } lks_link_driver;
 
-extern const lks_link_driver *const lks_link_drivers[]; /* NULL-terminated; written by Meson */
+/* NULL-terminated; written by Meson. Built in; a device's module brings more (reducer.c). */
+extern const lks_link_driver *const lks_link_drivers[];
 
 #endif

@@ -355,6 +355,7 @@ static void mpi_link_memory(void *instance, uint64_t *shared_bytes, uint64_t *pr
 const lks_link_driver lks_mpi_link = {
     .name = "mpi",
     .about = "ranks anywhere send their gradients to the owners",
+    .overlaps = true,
     .usable = mpi_link_usable,
     .open = mpi_link_open,
     .close = mpi_link_close,

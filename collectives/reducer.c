@@ -5,6 +5,7 @@
 #include "collectives/link_driver.h"
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
+#include "runtime/base/module.h"
 #include "runtime/base/text.h"
 
 #include <string.h>
@@ -20,7 +21,7 @@ struct lks_reducer {
     bool *tensor_final;     /* [tensors] of this step */
     uint32_t tensors_left;  /* of this step, not yet final */
     const lks_link_driver *link;
-    int link_index; /* of lks_link_drivers */
+    int link_index; /* as link_at counts */
     void *instance;
     int first_lane, end_lane;
     int partials;         /* that this rank's lanes end in */
@@ -43,25 +44,56 @@ static lks_status check_spec(const lks_reducer_spec *spec)
     return LKS_OK;
 }
 
-/* From the one at *index on, which becomes that of the link found. */
-static lks_status find_link(const char *name, const lks_link_spec *spec, int *index)
+/* Links that come with the cuda device's module, before those of every build. */
+static const char *const cuda_links[] = {"lks_nccl_link_driver", "lks_ipc_link_driver"};
+enum { CUDA_LINKS = sizeof cuda_links / sizeof *cuda_links };
+
+/* The link number `index` for this device, NULL where the module has it not. False: there are no more. */
+static bool link_at(const lks_link_spec *spec, int index, const lks_link_driver **out)
 {
-    bool automatic = strcmp(name, "auto") == 0;
-    for (; lks_link_drivers[*index]; ++*index) {
-        const lks_link_driver *link = lks_link_drivers[*index];
-        if (!automatic && strcmp(name, link->name) == 0)
-            return link->usable(spec);
-        if (automatic && link->usable(spec) == LKS_OK)
-            return LKS_OK;
+    const void *symbol = NULL;
+    bool cuda = !strcmp(lks_device_name(spec->device), "cuda");
+    *out = NULL;
+    if (!cuda || index >= CUDA_LINKS) {
+        *out = lks_link_drivers[index - (cuda ? CUDA_LINKS : 0)];
+        return *out != NULL;
     }
+    if (lks_module_symbol("cuda", cuda_links[index], &symbol) == LKS_OK)
+        *out = symbol;
+    return true;
+}
+
+static lks_status fail_no_link(const char *name, const lks_link_spec *spec)
+{
+    const lks_link_driver *link;
     lks_text names = {0};
-    for (int i = 0; lks_link_drivers[i]; ++i)
-        lks_text_append(&names, ", %s", lks_link_drivers[i]->name);
+    for (int i = 0; link_at(spec, i, &link); ++i)
+        if (link)
+            lks_text_append(&names, ", %s", link->name);
     lks_status status =
         LKS_FAIL(LKS_ERR_USAGE, "collectives.link \"%s\" %s: there are auto%s", name,
-                 automatic ? "finds none that serves" : "is unknown", names.data ? names.data : "");
+                 strcmp(name, "auto") ? "is unknown" : "finds none that serves",
+                 names.data ? names.data : "");
     lks_text_release(&names);
     return status;
+}
+
+/* From the one at *index on, which becomes that of the link found. */
+static lks_status find_link(const char *name, const lks_link_spec *spec, int *index,
+                            const lks_link_driver **out)
+{
+    bool automatic = strcmp(name, "auto") == 0;
+    for (; link_at(spec, *index, out); ++*index) {
+        if (!*out)
+            continue;
+        if (!automatic && strcmp(name, (*out)->name) == 0)
+            return (*out)->usable(spec);
+        if (automatic && (*out)->usable(spec) == LKS_OK) {
+            lks_status_set_message(""); /* why those before it do not serve is no failure */
+            return LKS_OK;
+        }
+    }
+    return fail_no_link(name, spec);
 }
 
 /* Cuts at `target` bytes or just above; returns the count. `reducer` NULL: only counts. */
@@ -121,32 +153,34 @@ static lks_status make_buckets(lks_reducer *reducer, uint64_t target)
 static lks_status prepare(lks_reducer *reducer, const lks_reducer_spec *spec)
 {
     LKS_TRY(check_spec(spec));
-    reducer->spec = (lks_link_spec){.comm = spec->comm,
-                                    .device = spec->device,
-                                    .layout = spec->layout,
-                                    .lanes = spec->lanes,
-                                    .buckets = &reducer->buckets,
-                                    .verbs = spec->verbs};
+    reducer->spec =
+        (lks_link_spec){.comm = spec->comm,
+                        .device = spec->device,
+                        .layout = spec->layout,
+                        .lanes = spec->lanes,
+                        .buckets = &reducer->buckets,
+                        .any_order = spec->any_order,
+                        .timeout_seconds = spec->timeout_seconds > 0 ? spec->timeout_seconds : 300,
+                        .verbs = spec->verbs};
     lks_lanes_of(spec->lanes, lks_comm_rank(spec->comm), lks_comm_size(spec->comm),
                  &reducer->first_lane, &reducer->end_lane);
     lks_lane_stack stack;
     lks_lane_partials(spec->lanes, reducer->first_lane, reducer->end_lane, &stack);
     reducer->partials = stack.count;
-    LKS_TRY(find_link(spec->link, &reducer->spec, &reducer->link_index));
+    LKS_TRY(find_link(spec->link, &reducer->spec, &reducer->link_index, &reducer->link));
     return make_buckets(reducer, spec->bucket_bytes);
 }
 
 static lks_status open_link(lks_reducer *reducer, const char *name)
 {
     for (;;) {
-        reducer->link = lks_link_drivers[reducer->link_index];
         lks_status status = reducer->link->open(&reducer->instance, &reducer->spec);
         if (status == LKS_OK || !reducer->link->may_give_way || strcmp(name, "auto") != 0)
             return status;
         if (*lks_status_message())
             lks_log_warn("link %s is passed over: %s", reducer->link->name, lks_status_message());
         ++reducer->link_index;
-        LKS_TRY(find_link(name, &reducer->spec, &reducer->link_index));
+        LKS_TRY(find_link(name, &reducer->spec, &reducer->link_index, &reducer->link));
     }
 }
 
@@ -186,6 +220,11 @@ void lks_reducer_close(lks_reducer *reducer)
 const char *lks_reducer_link(const lks_reducer *reducer)
 {
     return reducer->link->name;
+}
+
+bool lks_reducer_overlaps(const lks_reducer *reducer)
+{
+    return reducer->link->overlaps;
 }
 
 float *lks_reducer_parameters(lks_reducer *reducer)

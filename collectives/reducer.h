@@ -33,6 +33,8 @@ typedef struct lks_reducer_spec {
     int lanes;                      /* L */
     const char *link;               /* "auto", "shm", "verbs", "mpi" */
     uint64_t bucket_bytes;          /* 0: 4 MiB */
+    bool any_order;                 /* gradients may be added in an order of the link's library */
+    double timeout_seconds;         /* see link_driver.h; 0: 300 */
     const lks_verbs_options *verbs; /* borrowed; NULL: without link verbs */
 } lks_reducer_spec;
 
@@ -43,6 +45,8 @@ void lks_lanes_of(int lanes, int rank, int world_size, int *first, int *end);
 lks_status lks_reducer_open(lks_reducer **out, const lks_reducer_spec *spec) LKS_MUST_CHECK;
 void lks_reducer_close(lks_reducer *reducer);             /* (collective) NULL is fine */
 const char *lks_reducer_link(const lks_reducer *reducer); /* "shm": which was chosen */
+/* Whether telling it early what is final starts anything. */
+bool lks_reducer_overlaps(const lks_reducer *reducer);
 
 /* Flat [layout->flat_elements], device memory. Written by this rank only for own blocks, at start and
  * between sum and gather. */

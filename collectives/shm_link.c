@@ -265,6 +265,7 @@ static void shm_memory(void *instance, uint64_t *shared_bytes, uint64_t *private
 const lks_link_driver lks_shm_link = {
     .name = "shm",
     .about = "ranks of one node sum in shared memory",
+    .overlaps = true,
     .usable = shm_usable,
     .open = shm_open_link,
     .close = shm_close,

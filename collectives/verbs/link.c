@@ -404,6 +404,7 @@ const lks_link_driver lks_verbs_link = {
     .name = "verbs",
     .about = "ranks anywhere write into each other's memory over InfiniBand or RoCE",
     .may_give_way = true,
+    .overlaps = true,
     .usable = verbs_usable,
     .open = verbs_open,
     .close = verbs_close,

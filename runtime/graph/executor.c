@@ -82,6 +82,7 @@ static lks_status executor_fill(lks_executor *executor, const lks_plan_accept *a
     mark_inputs(executor);
     LKS_TRY(steps_prepare(executor));
     LKS_TRY(constants_place(executor));
+    LKS_TRY(lks_recordings_open(executor));
     executor->memory.activations_bytes = executor->plan.arena_bytes;
     LKS_TRY(lks_device_allocate(executor->device, executor->memory.activations_bytes,
                                 &executor->activations));
@@ -121,6 +122,7 @@ void lks_executor_close(lks_executor *executor)
 {
     if (executor == NULL)
         return;
+    lks_recordings_close(executor);
     for (size_t s = 0; executor->steps != NULL && s < executor->plan.step_count; ++s)
         lks_kernel_release(executor->steps[s].kernel);
     const lks_executor_memory *memory = &executor->memory;
@@ -200,8 +202,12 @@ static lks_status step_run(lks_executor *executor, const lks_executor_call *call
     lks_kernel_run run = {step->inputs, step->outputs, step->accumulate, executor->workspace,
                           &context};
     uint64_t start = executor->profiling ? lks_clock_ns() : 0;
-    LKS_TRY(lks_kernel_execute(step->kernel, &run));
+    lks_device_range_begin(executor->device, node->kernel);
+    lks_status status = lks_kernel_execute(step->kernel, &run);
+    lks_device_range_end(executor->device);
+    LKS_TRY(status);
     if (executor->profiling) {
+        LKS_TRY(lks_device_synchronize(executor->device));
         step->total_ns += lks_clock_ns() - start;
         ++step->calls;
     }
@@ -215,14 +221,33 @@ static lks_status step_report(const lks_plan_step *planned, const lks_executor_c
     return call->between_ops != NULL ? call->between_ops(call->user) : LKS_OK;
 }
 
-lks_status lks_executor_run(lks_executor *executor, const lks_executor_call *call, double *stats)
+lks_status lks_executor_give_all(lks_executor *executor, const lks_executor_call *call)
 {
-    const lks_graph *graph = executor->graph;
-    LKS_TRY(check_call(executor, call));
     for (size_t s = 0; s < executor->plan.step_count; ++s) {
         LKS_TRY(step_run(executor, call, s));
         LKS_TRY(step_report(&executor->plan.steps[s], call));
     }
+    return LKS_OK;
+}
+
+static lks_status give(lks_executor *executor, const lks_executor_call *call)
+{
+    if (!lks_recordings_serve(executor, call))
+        return lks_executor_give_all(executor, call);
+    LKS_TRY(lks_recordings_run(executor, call));
+    return call->between_ops != NULL ? call->between_ops(call->user) : LKS_OK;
+}
+
+lks_status lks_executor_run(lks_executor *executor, const lks_executor_call *call, double *stats)
+{
+    static const char *const names[] = {"train", "evaluate", "predict"};
+    const lks_graph *graph = executor->graph;
+    LKS_TRY(check_call(executor, call));
+    lks_device_range_begin(executor->device, names[graph->mode]);
+    lks_status status = give(executor, call);
+    lks_device_range_end(executor->device);
+    LKS_TRY(status);
+    executor->ran = true;
     for (size_t i = 0; i < graph->output_count && graph->mode == LKS_GRAPH_PREDICT; ++i)
         executor->output_data[i] = address_of(executor, call, graph->outputs[i].tensor);
     if (graph->mode == LKS_GRAPH_PREDICT)

@@ -70,8 +70,7 @@ static lks_status expect_read(lks_expect *e)
     LKS_TRY(lks_json_load(e->source, &e->run));
     LKS_TRY(lks_json_get_string(e->run, e->source, "model_fingerprint",
                                 &e->expectation.model_fingerprint));
-    return lks_json_get_string(e->run, e->source, "dataset_digest",
-                               &e->expectation.dataset_digest);
+    return lks_json_get_string(e->run, e->source, "dataset_digest", &e->expectation.dataset_digest);
 }
 
 /* "<run>/run.json" for "<run>/checkpoints/<name>"; empty: it is not of this form. */

@@ -8,8 +8,7 @@
 typedef struct lks_expect lks_expect;
 
 /* The configuration's model on its data (data.train), `name` its file's. Not collective. */
-lks_status lks_expect_config(lks_expect **out, lks_config *config,
-                             const char *name) LKS_MUST_CHECK;
+lks_status lks_expect_config(lks_expect **out, lks_config *config, const char *name) LKS_MUST_CHECK;
 /* The job of the run directory that the checkpoint directory `path` lies in: <run>/checkpoints/<name>. *out
  * NULL: it lies in none. */
 lks_status lks_expect_run(lks_expect **out, const char *path) LKS_MUST_CHECK;

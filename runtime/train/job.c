@@ -119,6 +119,8 @@ static lks_status open_reducer(lks_job *job)
                              .lanes = job->geometry.lanes,
                              .link = settings->collectives.link,
                              .bucket_bytes = (uint64_t)settings->collectives.bucket_bytes,
+                             .any_order = settings->collectives.order == 1,
+                             .timeout_seconds = settings->collectives.timeout_seconds,
                              .verbs = &settings->verbs};
     LKS_TRY(lks_reducer_open(&job->reducer, &spec));
     lks_reducer_owned(job->reducer, &job->first_block, &job->end_block);

@@ -166,7 +166,7 @@ static lks_status check_identity(const lks_run_directory *run, const lks_run_ide
     LKS_TRY(lks_json_get_object(run->json, "run.json", "config", &config));
     LKS_TRY(lks_config_check_resume(identity->config, config, &changes));
     if (changes.length)
-        lks_log_root("changed since the last start:\n%s", changes.data);
+        lks_log_root("changed since the last start: %s", changes.data);
     lks_text_release(&changes);
     LKS_TRY(lks_json_get_string(run->json, "run.json", "dataset_digest", &digest));
     LKS_TRY(lks_json_get_string(run->json, "run.json", "model_fingerprint", &fingerprint));

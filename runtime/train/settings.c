@@ -60,7 +60,12 @@ static const lks_option checkpoint_options[] = {
 
 static const lks_option collectives_options[] = {
     {"link", LKS_OPTION_TEXT, AT(collectives.link), "auto", 0, 0, NULL, LKS_OPTION_FREE,
-     "how gradients travel: auto, shm, verbs or mpi"},
+     "how gradients travel: auto, shm, verbs or mpi; on cuda devices auto, nccl or staged"},
+    {"order", LKS_OPTION_CHOICE, AT(collectives.order), "fixed", 0, 0, "fixed|any", LKS_OPTION_FREE,
+     "of the sum over lanes: fixed gives the same bits at any number of ranks; any leaves it to "
+     "NCCL"},
+    {"timeout_seconds", LKS_OPTION_NUMBER, AT(collectives.timeout_seconds), "300", 1, 1e6, NULL,
+     LKS_OPTION_FREE, "that NCCL may take for what it was given before a peer counts as lost"},
     {"bucket_bytes", LKS_OPTION_INTEGER, AT(collectives.bucket_bytes), "4194304", 4096, 1e12, NULL,
      LKS_OPTION_FREE, "gradient bytes that travel together"},
     LKS_OPTIONS_END,
@@ -87,7 +92,7 @@ static const lks_option report_options[] = {
 
 static const lks_option device_options[] = {
     {"name", LKS_OPTION_TEXT, AT(device.name), "auto", 0, 0, NULL, LKS_OPTION_FREE,
-     "device of each rank: auto or cpu"},
+     "device of each rank: auto, cpu or cuda"},
     LKS_OPTIONS_END,
 };
 

@@ -32,6 +32,8 @@ typedef struct lks_settings {
     struct {
         const char *link;
         int64_t bucket_bytes;
+        int order; /* 1: any */
+        double timeout_seconds;
     } collectives;
     lks_verbs_options verbs;
     struct {

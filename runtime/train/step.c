@@ -37,7 +37,7 @@ static lks_status run_micro_batch(lks_job *job, int lane, int64_t index, float *
         .rounded = job->rounded,
         .gradients = gradients,
         .accumulate = index > 0,
-        .gradient_final = last ? parameter_final : NULL,
+        .gradient_final = last && lks_reducer_overlaps(job->reducer) ? parameter_final : NULL,
         .between_ops = let_messages_move,
         .user = job,
     };
