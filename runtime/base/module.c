@@ -8,12 +8,12 @@
 
 static lks_status module_path(const char *name, char out[PATH_MAX])
 {
-    const char *directory = getenv("LOCKSTEP_MODULES");
+    const char *directory = getenv("LKS_MODULES");
     bool given = directory && *directory;
     int length = snprintf(out, PATH_MAX, "%s%sliblockstep-%s.so", given ? directory : "",
                           given ? "/" : "", name);
     if (length >= PATH_MAX)
-        return LKS_FAIL(LKS_ERR_USAGE, "LOCKSTEP_MODULES is too long: %.80s...", directory);
+        return LKS_FAIL(LKS_ERR_USAGE, "LKS_MODULES is too long: %.80s...", directory);
     return LKS_OK;
 }
 

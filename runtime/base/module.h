@@ -1,7 +1,7 @@
 /* Modules: parts of lockstep in shared objects of their own, opened when asked for, so that a program
  * without them starts as fast and runs where their libraries are missing.
  *
- * Module `name` is liblockstep-<name>.so: in the directory that LOCKSTEP_MODULES names, if set, else
+ * Module `name` is liblockstep-<name>.so: in the directory that LKS_MODULES names, if set, else
  * where the library's own search path says (lib/lockstep beside the library). It stays open.
  */
 #ifndef LKS_BASE_MODULE_H
