@@ -59,10 +59,10 @@ struct attention_state {
 
 /* As many queries to a warp (16 TILES) and keys to a stage as the registers hold. */
 template <int Width, bool Drop> struct attention_plan {
-    enum { WIDTH = Width, DROP = Drop, STEP = lks_tile<Width>::STEP };
-    enum { TILES = Width <= 96 ? 2 : 1, ROWS = 64 * TILES };
-    enum { KEYS = Width <= 64 && !Drop ? 64 : 32 };
-    enum { SHARED_BYTES = (ROWS + 4 * KEYS) * STEP * (int)sizeof(lks_bf16) };
+    static constexpr int WIDTH = Width, DROP = Drop, STEP = lks_tile<Width>::STEP;
+    static constexpr int TILES = Width <= 96 ? 2 : 1, ROWS = 64 * TILES;
+    static constexpr int KEYS = Width <= 64 && !Drop ? 64 : 32;
+    static constexpr int SHARED_BYTES = (ROWS + 4 * KEYS) * STEP * (int)sizeof(lks_bf16);
 };
 
 /* What a warp knows of its queries: thread's rows are lane / 4 and that + 8 of each tile. */

@@ -154,11 +154,11 @@ static __device__ __forceinline__ grad_query query_of(const grad_arguments<T> &w
 
 /* A warp owns 16 TILES rows; a stage of other rows is taken in parts of COLUMNS: as many as the registers hold. */
 template <int Width, bool Keys, bool Drop> struct grad_plan {
-    enum { WIDTH = Width, KEYS = Keys, DROP = Drop, STEP = lks_tile<Width>::STEP };
-    enum { TILES = Width <= 64 ? 2 : 1, ROWS = 64 * TILES };
-    enum { STAGE = Width <= 64 ? 64 : 32, COLUMNS = Keys && Drop ? 16 : 32 };
-    enum { TILE_BYTES = (2 * ROWS + 4 * STAGE) * STEP * (int)sizeof(lks_bf16) };
-    enum { SHARED_BYTES = TILE_BYTES + (Keys ? 4 * STAGE * (int)sizeof(float) : 0) };
+    static constexpr int WIDTH = Width, KEYS = Keys, DROP = Drop, STEP = lks_tile<Width>::STEP;
+    static constexpr int TILES = Width <= 64 ? 2 : 1, ROWS = 64 * TILES;
+    static constexpr int STAGE = Width <= 64 ? 64 : 32, COLUMNS = Keys && Drop ? 16 : 32;
+    static constexpr int TILE_BYTES = (2 * ROWS + 4 * STAGE) * STEP * (int)sizeof(lks_bf16);
+    static constexpr int SHARED_BYTES = TILE_BYTES + (Keys ? 4 * STAGE * (int)sizeof(float) : 0);
 };
 
 /* A warp's sums, and (for queries) what it knows of its rows. */

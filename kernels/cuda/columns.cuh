@@ -52,7 +52,7 @@ static __global__ void __launch_bounds__(32 * LKS_COLUMNS_LANES)
     lks_columns_partial(const T *x, int64_t rows, int64_t columns, float *partials)
 {
     constexpr int SIZE = Wide ? (int)lks_vector<T>::SIZE : 1;
-    __shared__ float sums[LKS_COLUMNS_LANES][32 * SIZE];
+    LKS_DYNAMIC_SHARED(float, sums); /* [LKS_COLUMNS_LANES, SIZE, 32] */
     int64_t column = ((int64_t)blockIdx.x * 32 + threadIdx.x) * SIZE;
     int64_t begin = rows * blockIdx.y / gridDim.y, end = rows * (blockIdx.y + 1) / gridDim.y;
     float sum[SIZE] = {0};
@@ -70,14 +70,14 @@ static __global__ void __launch_bounds__(32 * LKS_COLUMNS_LANES)
         }
 #pragma unroll
     for (int i = 0; i < SIZE; ++i)
-        sums[threadIdx.y][i * 32 + threadIdx.x] = sum[i];
+        sums[(threadIdx.y * SIZE + i) * 32 + threadIdx.x] = sum[i];
     __syncthreads();
     if (threadIdx.y != 0 || column >= columns)
         return;
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) {
         for (int lane = 1; lane < LKS_COLUMNS_LANES; ++lane)
-            sum[i] += sums[lane][i * 32 + threadIdx.x];
+            sum[i] += sums[(lane * SIZE + i) * 32 + threadIdx.x];
         partials[blockIdx.y * columns + column + i] = sum[i];
     }
 }
@@ -98,10 +98,11 @@ static inline void lks_columns_sum(const lks_cuda_device *cuda, const T *x, int6
                                    int64_t columns, float *workspace, float *out, bool accumulate)
 {
     int64_t tiles = lks_columns_tiles<T>(columns), runs = lks_columns_runs(rows, tiles);
-    auto kernel = columns % lks_vector<T>::SIZE == 0 ? lks_columns_partial<T, true>
-                                                     : lks_columns_partial<T, false>;
-    LKS_LAUNCH(kernel, dim3((unsigned)tiles, (unsigned)runs), dim3(32, LKS_COLUMNS_LANES), 0,
-               cuda->stream, x, rows, columns, workspace);
+    bool wide = columns % lks_vector<T>::SIZE == 0;
+    auto kernel = wide ? lks_columns_partial<T, true> : lks_columns_partial<T, false>;
+    size_t sums = (size_t)(LKS_COLUMNS_LANES * 32 * (wide ? (int)lks_vector<T>::SIZE : 1));
+    LKS_LAUNCH(kernel, dim3((unsigned)tiles, (unsigned)runs), dim3(32, LKS_COLUMNS_LANES),
+               sums * sizeof(float), cuda->stream, x, rows, columns, workspace);
     lks_columns_finish_launch(cuda, workspace, runs, columns, columns, out, accumulate);
 }
 

@@ -248,6 +248,7 @@ static lks_status cuda_allocate(void *instance, size_t bytes, void **out)
         return lks_cuda_fail(error, what);
     }
     LKS_CUDA(cudaMemsetAsync(*out, 0, bytes, cuda->stream));
+    LKS_CUDA(cudaStreamSynchronize(cuda->stream)); /* uploads and links have streams of their own */
     return LKS_OK;
 }
 

@@ -14,11 +14,13 @@ namespace
 struct linear_state {
     lks_cuda_device *cuda;
     lks_product *products[2]; /* [1]: adds to what is there */
-    size_t columns_at;        /* where the workspace of the column sums begins */
+    size_t products_bytes;    /* of workspace; what else there is follows */
     int64_t rows, columns;
     lks_dtype type;
     lks_activation activation;
     bool bias_apart, activation_apart;
+    bool
+        sums; /* bf16, and more than relu is done apart: the product is f32, in the workspace, to be rounded once */
 };
 
 void linear_release(void *state_)
@@ -86,49 +88,51 @@ static __device__ __forceinline__ float activated_slope(lks_activation activatio
     return activation == LKS_GELU ? lks_gelu_derivative(saved) : 1.0f;
 }
 
-template <typename T> struct activation_arguments {
-    const T *bias; /* or NULL */
-    T *pre, *y;    /* what the product gave is in pre, or in y where pre is NULL */
+template <typename T, typename From> struct activation_arguments {
+    const From *from; /* may be pre or y */
+    const T *bias;    /* or NULL */
+    T *pre, *y;       /* pre: or NULL */
     int64_t elements, columns;
     lks_activation activation;
 };
 
-/* The elements [at, at + SIZE) or, at the end, those of them that there are. */
-template <typename T>
-static __global__ void __launch_bounds__(THREADS) activate(activation_arguments<T> with)
+/* A thread takes elements [at, at + SIZE) or, at the end, those of them that there are. */
+template <typename T, typename From>
+static __global__ void __launch_bounds__(THREADS) activate(activation_arguments<T, From> with)
 {
     constexpr int SIZE = lks_vector<T>::SIZE;
     int64_t step = (int64_t)gridDim.x * THREADS * SIZE;
-    T *from = with.pre ? with.pre : with.y;
     for (int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * SIZE; at < with.elements;
          at += step) {
-        float x[SIZE], y[SIZE];
         int count = with.elements - at < SIZE ? (int)(with.elements - at) : SIZE;
-        bool whole = count == SIZE;
-        lks_vector<T> vector = {};
-        if (whole)
-            vector = lks_vector<T>::load(from + at);
+        float x[SIZE] = {}, y[SIZE];
+        if (count == SIZE && sizeof(T) == sizeof(From)) {
+            lks_vector<From> vector = lks_vector<From>::load(with.from + at);
+#pragma unroll
+            for (int i = 0; i < SIZE; ++i)
+                x[i] = vector[i];
+        } else {
+#pragma unroll
+            for (int i = 0; i < SIZE; ++i)
+                if (i < count)
+                    x[i] = lks_load(with.from, at + i);
+        }
 #pragma unroll
         for (int i = 0; i < SIZE; ++i) {
-            x[i] = whole ? vector[i] : i < count ? lks_load(from, at + i) : 0;
             if (with.bias && i < count)
                 x[i] += lks_load(with.bias, (at + i) % with.columns);
+            y[i] = activated(with.activation, x[i]);
         }
-        /* What backward reads is what y is made from. */
-        vector = lks_vector<T>::round(x);
-#pragma unroll
-        for (int i = 0; i < SIZE; ++i)
-            y[i] = activated(with.activation, with.pre ? vector[i] : x[i]);
-        if (whole) {
-            if (with.pre && with.bias)
-                vector.store(with.pre + at);
+        if (count == SIZE) {
+            if (with.pre)
+                lks_vector<T>::round(x).store(with.pre + at);
             lks_vector<T>::round(y).store(with.y + at);
             continue;
         }
 #pragma unroll
         for (int i = 0; i < SIZE; ++i)
             if (i < count) {
-                if (with.pre && with.bias)
+                if (with.pre)
                     lks_store(with.pre, at + i, x[i]);
                 lks_store(with.y, at + i, y[i]);
             }
@@ -180,6 +184,17 @@ void choose_epilogue(const lks_kernel_spec *spec, lks_dtype type, lks_activation
         product->epilogue = product->bias ? LKS_EPILOGUE_BIAS : LKS_EPILOGUE_NONE;
 }
 
+/* What the product's epilogue leaves to be done. */
+void choose_apart(linear_state *state, lks_product_spec *product)
+{
+    bool fused = product->epilogue == LKS_EPILOGUE_BIAS_GELU;
+    state->bias_apart = product->bias && product->epilogue == LKS_EPILOGUE_NONE;
+    state->activation_apart = state->activation != LKS_IDENTITY && !fused;
+    state->sums =
+        state->type == LKS_BF16 && (state->bias_apart || (state->activation == LKS_GELU && !fused));
+    product->result = state->sums ? LKS_F32 : state->type;
+}
+
 lks_status linear_prepare(void **out, lks_device *device, const lks_kernel_spec *spec,
                           size_t *workspace)
 {
@@ -207,29 +222,32 @@ lks_status linear_prepare(void **out, lks_device *device, const lks_kernel_spec 
     LKS_TRY(LKS_NEW(&state));
     state->cuda = lks_cuda_of(device);
     state->rows = m, state->columns = n, state->type = type, state->activation = activation;
+    choose_apart(state, &product);
     LKS_TRY(linear_finish(state, &product, false));
     if (!state->products[0]) {
         product.epilogue = LKS_EPILOGUE_NONE;
+        choose_apart(state, &product);
         LKS_TRY(linear_finish(state, &product, false));
     }
-    state->bias_apart = product.bias && product.epilogue == LKS_EPILOGUE_NONE;
-    state->activation_apart =
-        activation != LKS_IDENTITY && product.epilogue != LKS_EPILOGUE_BIAS_GELU;
-    *workspace = products_workspace(state);
+    *workspace = state->products_bytes = products_workspace(state);
+    if (state->sums)
+        *workspace += (size_t)(m * n) * sizeof(float);
     *out = state;
     return LKS_OK;
 }
 
-template <typename T> void activation_launch(const linear_state *state, const lks_kernel_run *run)
+template <typename T, typename From>
+void activation_launch(const linear_state *state, const lks_kernel_run *run, const void *from)
 {
-    activation_arguments<T> with = {
+    activation_arguments<T, From> with = {
+        static_cast<const From *>(from),
         static_cast<const T *>(state->bias_apart ? run->inputs[2] : nullptr),
         static_cast<T *>(run->outputs[1]),
         static_cast<T *>(run->outputs[0]),
         state->rows * state->columns,
         state->columns,
         state->activation};
-    auto kernel = activate<T>;
+    auto kernel = activate<T, From>;
     LKS_LAUNCH(kernel, grid_of((with.elements + lks_vector<T>::SIZE - 1) / lks_vector<T>::SIZE),
                dim3(THREADS), 0, state->cuda->stream, with);
 }
@@ -239,14 +257,18 @@ lks_status linear_run(void *state_, const lks_kernel_run *run)
     const linear_state *state = static_cast<const linear_state *>(state_);
     bool apart = state->bias_apart || state->activation_apart;
     void *to = apart && run->outputs[1] ? run->outputs[1] : run->outputs[0];
+    if (state->sums)
+        to = static_cast<char *>(run->workspace) + state->products_bytes;
     LKS_TRY(lks_product_run(state->products[0], run->inputs[0], run->inputs[1], to, run->inputs[2],
-                            run->outputs[1], run->workspace));
+                            apart ? nullptr : run->outputs[1], run->workspace));
     if (!apart)
         return LKS_OK;
-    if (state->type == LKS_BF16)
-        activation_launch<lks_bf16>(state, run);
+    if (state->type == LKS_F32)
+        activation_launch<float, float>(state, run, to);
+    else if (state->sums)
+        activation_launch<lks_bf16, float>(state, run, to);
     else
-        activation_launch<float>(state, run);
+        activation_launch<lks_bf16, lks_bf16>(state, run, to);
     LKS_CUDA_LAUNCHED();
     return LKS_OK;
 }
@@ -351,7 +373,7 @@ lks_status linear_grad_weight_prepare(void **out, lks_device *device, const lks_
     state->cuda = lks_cuda_of(device);
     state->rows = m, state->columns = n, state->type = type;
     LKS_TRY(linear_finish(state, &product, true));
-    *workspace = state->columns_at = products_workspace(state);
+    *workspace = state->products_bytes = products_workspace(state);
     if (lks_cuda_present(&spec->outputs[1]))
         *workspace +=
             sizeof(float) * (size_t)(type == LKS_BF16 ? lks_columns_workspace<lks_bf16>(m, n)
@@ -362,7 +384,7 @@ lks_status linear_grad_weight_prepare(void **out, lks_device *device, const lks_
 
 template <typename T> void bias_gradient(const linear_state *state, const lks_kernel_run *run)
 {
-    char *workspace = static_cast<char *>(run->workspace) + state->columns_at;
+    char *workspace = static_cast<char *>(run->workspace) + state->products_bytes;
     lks_columns_sum(state->cuda, static_cast<const T *>(run->inputs[0]), state->rows,
                     state->columns, reinterpret_cast<float *>(workspace),
                     static_cast<float *>(run->outputs[1]), run->accumulate[1]);

@@ -126,7 +126,7 @@ static __global__ void __launch_bounds__(Warps > 1 ? 32 * Warps : THREADS)
     norm_rows(norm_arguments<T> with)
 {
     constexpr int SIZE = lks_vector<T>::SIZE, ROW = 32 * Warps;
-    __shared__ float shared[ROW_WARPS];
+    LKS_DYNAMIC_SHARED(float, shared);
     int thread = (int)threadIdx.x % ROW;
     int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / ROW;
     if (row >= with.rows)
@@ -167,7 +167,7 @@ static __global__ void __launch_bounds__(Warps > 1 ? 32 * Warps : THREADS)
 template <typename T>
 static __global__ void __launch_bounds__(32 * ROW_WARPS) norm_rows_any(norm_arguments<T> with)
 {
-    __shared__ float shared[ROW_WARPS];
+    LKS_DYNAMIC_SHARED(float, shared);
     int64_t row = blockIdx.x, at = row * with.width;
     float sum = 0, squares = 0, mean = 0;
     for (int64_t i = threadIdx.x; i < with.width; i += blockDim.x) {
@@ -223,7 +223,8 @@ template <typename T> void norm_launch(const norm_state *state, const lks_kernel
         threads = THREADS;
         grid = (unsigned)((state->rows + THREADS / 32 - 1) / (THREADS / 32));
     }
-    LKS_LAUNCH(kernel, dim3(grid), dim3(threads), 0, state->cuda->stream, with);
+    LKS_LAUNCH(kernel, dim3(grid), dim3(threads), ROW_WARPS * sizeof(float), state->cuda->stream,
+               with);
 }
 
 lks_status norm_prepare(void **out, lks_device *device, const lks_kernel_spec *spec,
@@ -276,9 +277,7 @@ struct norm_row {
     float mean, rstd, center, slope;
 };
 
-template <typename T>
-static __device__ __forceinline__ float input_gradient(const norm_grad_arguments<T> &with,
-                                                       const norm_row &row, float s, float dy,
+static __device__ __forceinline__ float input_gradient(const norm_row &row, float s, float dy,
                                                        float gain)
 {
     return row.rstd * (dy * gain - row.center - (s - row.mean) * row.rstd * row.slope);
@@ -292,7 +291,7 @@ store_input_gradient(const norm_grad_arguments<T> &with, const norm_row &row, in
     float ds[lks_vector<T>::SIZE];
 #pragma unroll
     for (int i = 0; i < lks_vector<T>::SIZE; ++i)
-        ds[i] = input_gradient(with, row, s[i], dy[i], gain[i]);
+        ds[i] = input_gradient(row, s[i], dy[i], gain[i]);
     if (with.dsum) {
         lks_vector<T> dsum = lks_vector<T>::load(with.dsum + at);
 #pragma unroll
@@ -363,8 +362,8 @@ static __global__ void __launch_bounds__(Warps > 1 ? 32 * Warps : THREADS)
 {
     constexpr int SIZE = lks_vector<T>::SIZE, ROW = 32 * Warps;
     constexpr int GROUPS = Warps > 1 ? 1 : THREADS / 32, WIDTH = ROW * SIZE * Vectors;
-    __shared__ float shared[ROW_WARPS];
-    __shared__ float sums[GROUPS > 1 ? 2 * WIDTH : 1];
+    LKS_DYNAMIC_SHARED(float, shared);
+    float *sums = shared + ROW_WARPS; /* [2, WIDTH] where there are GROUPS */
     int thread = (int)threadIdx.x % ROW, group = (int)threadIdx.x / ROW;
     norm_columns<T, Warps, Vectors> columns = {};
     for (int64_t row = (int64_t)blockIdx.x * GROUPS + group; row < with.rows;
@@ -400,7 +399,7 @@ template <typename T>
 static __global__ void __launch_bounds__(32 * ROW_WARPS)
     norm_grad_rows_any(norm_grad_arguments<T> with)
 {
-    __shared__ float shared[ROW_WARPS];
+    LKS_DYNAMIC_SHARED(float, shared);
     int64_t at = (int64_t)blockIdx.x * with.width;
     norm_row row = {with.layer ? with.mean[blockIdx.x] : 0, with.rstd[blockIdx.x], 0, 0};
     for (int64_t i = threadIdx.x; i < with.width; i += blockDim.x) {
@@ -411,7 +410,7 @@ static __global__ void __launch_bounds__(32 * ROW_WARPS)
     row.slope = row_sum<ROW_WARPS>(row.slope, shared) / (float)with.width;
     row.center = with.layer ? row_sum<ROW_WARPS>(row.center, shared) / (float)with.width : 0;
     for (int64_t i = threadIdx.x; i < with.width; i += blockDim.x) {
-        float ds = input_gradient(with, row, lks_load(with.s, at + i), lks_load(with.dy, at + i),
+        float ds = input_gradient(row, lks_load(with.s, at + i), lks_load(with.dy, at + i),
                                   lks_load(with.gain, i));
         if (with.dsum)
             ds += lks_load(with.dsum, at + i);
@@ -467,12 +466,15 @@ void norm_grad_launch(const norm_state *state, const norm_grad_arguments<T> &wit
         auto columns = norm_grad_columns_any<T>;
         auto rows = norm_grad_rows_any<T>;
         LKS_LAUNCH(columns, dim3(tiles, partials), dim3(THREADS), 0, stream, with);
-        LKS_LAUNCH(rows, dim3((unsigned)state->rows), dim3(32 * ROW_WARPS), 0, stream, with);
+        LKS_LAUNCH(rows, dim3((unsigned)state->rows), dim3(32 * ROW_WARPS),
+                   ROW_WARPS * sizeof(float), stream, with);
         return;
     }
     bool wide = state->plan.warps > 1;
     kernel_type kernel = (wide ? blocks : warps)[state->plan.vectors - 1];
-    LKS_LAUNCH(kernel, dim3(partials), dim3(wide ? 32 * ROW_WARPS : THREADS), 0, stream, with);
+    size_t sums = wide ? 0 : (size_t)(2 * 32 * lks_vector<T>::SIZE * state->plan.vectors);
+    LKS_LAUNCH(kernel, dim3(partials), dim3(wide ? 32 * ROW_WARPS : THREADS),
+               (ROW_WARPS + sums) * sizeof(float), stream, with);
 }
 
 lks_status norm_grad_prepare(void **out, lks_device *device, const lks_kernel_spec *spec,

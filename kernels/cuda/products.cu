@@ -11,7 +11,8 @@
 namespace
 {
 
-enum : size_t { WORKSPACE_BYTES = 32 << 20, ALIGNMENT = 16 };
+/* Of matrices and vectors the library may expect ALIGNMENT; of the workspace it does expect WORKSPACE_ALIGNMENT. */
+enum : size_t { WORKSPACE_BYTES = 32 << 20, ALIGNMENT = 16, WORKSPACE_ALIGNMENT = 256 };
 
 struct products {
     cublasLtHandle_t handle;
@@ -114,7 +115,8 @@ lks_status describe_epilogue(lks_product *product, const lks_product_spec *spec)
     const void *somewhere = reinterpret_cast<const void *>(ALIGNMENT);
     LKS_TRY(set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(spec)));
     if (product->bias) {
-        LKS_TRY(set(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(spec->type)));
+        if (spec->type != spec->result)
+            LKS_TRY(set(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(spec->type)));
         LKS_TRY(set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, somewhere));
     }
     if (product->pre) {
@@ -217,7 +219,8 @@ void lks_products_close(void *products_)
 const char *lks_products_version(char *out, size_t size)
 {
     size_t version = cublasLtGetVersion();
-    snprintf(out, size, "cublasLt %zu.%zu.%zu", version / 10000, version / 100 % 100, version % 100);
+    snprintf(out, size, "cublasLt %zu.%zu.%zu", version / 10000, version / 100 % 100,
+             version % 100);
     return out;
 }
 
@@ -256,18 +259,20 @@ void lks_product_release(lks_product *product)
 
 size_t lks_product_workspace(const lks_product *product)
 {
-    return product->workspace;
+    return product->workspace ? product->workspace + WORKSPACE_ALIGNMENT : 0;
 }
 
 lks_status lks_product_run(lks_product *product, const void *a, const void *b, void *c,
                            const void *bias, void *pre, void *workspace)
 {
+    uintptr_t scratch = lks_round_up(reinterpret_cast<uintptr_t>(workspace), WORKSPACE_ALIGNMENT);
     if (product->bias)
         LKS_TRY(set(product->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias));
     if (product->pre)
         LKS_TRY(set(product->description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, pre));
     TRY_LT(cublasLtMatmul(product->library->handle, product->description, &product->alpha, b,
                           product->b, a, product->a, &product->beta, c, product->c, c, product->c,
-                          &product->algorithm, workspace, product->workspace, product->stream));
+                          &product->algorithm, reinterpret_cast<void *>(scratch),
+                          product->workspace, product->stream));
     return LKS_OK;
 }
