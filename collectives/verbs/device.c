@@ -94,8 +94,9 @@ static bool examine_port(const port_search *search, struct ibv_context *context,
                          lks_verbs_port *out, lks_text *reason)
 {
     struct ibv_port_attr port = {.state = IBV_PORT_NOP};
-    if (search->ops->query_port(context, (uint8_t)number, &port) != 0) {
-        lks_text_append(reason, "cannot be queried (%s)", strerror(errno));
+    int code = search->ops->query_port(context, (uint8_t)number, &port);
+    if (code != 0) {
+        lks_text_append(reason, "cannot be queried (%s)", strerror(code));
         return false;
     }
     if (port.state != IBV_PORT_ACTIVE) {
@@ -143,9 +144,10 @@ static lks_status add_ports(port_search *search, struct ibv_device *device)
                         search->reasons.length ? ", " : "", device->name, strerror(errno));
         return LKS_OK;
     }
-    if (search->ops->query_device(context, &attributes) != 0)
+    int code = search->ops->query_device(context, &attributes);
+    if (code != 0)
         lks_text_append(&search->reasons, "%s%s cannot be queried (%s)",
-                        search->reasons.length ? ", " : "", device->name, strerror(errno));
+                        search->reasons.length ? ", " : "", device->name, strerror(code));
     for (int port = 1; port <= attributes.phys_port_cnt && status == LKS_OK; ++port)
         if (is_wanted(search, device->name, port))
             status = add_port(search, device, context, port);

@@ -55,18 +55,18 @@ static const struct ibv_gid_entry *gid_find(const gid_table *table, int64_t want
     return best;
 }
 
-/* Of this port alone; the library gives those of all. */
-static bool gid_read(const lks_verbs_ops *ops, struct ibv_context *context, uint8_t port,
-                     int capacity, gid_table *out)
+/* Of this port alone; the library gives those of all. Returns an error number. */
+static int gid_read(const lks_verbs_ops *ops, struct ibv_context *context, uint8_t port,
+                    int capacity, gid_table *out)
 {
     if (LKS_NEW_ARRAY(&out->entries, (size_t)capacity) != LKS_OK)
-        return false;
+        return ENOMEM;
     ssize_t count =
         ops->query_gid_table(context, out->entries, (size_t)capacity, 0, sizeof *out->entries);
     for (ssize_t i = 0; i < count; ++i)
         if (out->entries[i].port_num == port)
             out->entries[out->count++] = out->entries[i];
-    return count >= 0;
+    return count < 0 ? (int)-count : 0;
 }
 
 static int gid_capacity(const lks_verbs_ops *ops, struct ibv_context *context)
@@ -83,7 +83,7 @@ static int gid_capacity(const lks_verbs_ops *ops, struct ibv_context *context)
     return capacity;
 }
 
-static bool gid_missing(const gid_table *table, int64_t wanted, bool ethernet, lks_text *reason)
+static void gid_missing(const gid_table *table, int64_t wanted, bool ethernet, lks_text *reason)
 {
     if (wanted >= 0)
         lks_text_append(reason, "has no GID %lld", (long long)wanted);
@@ -94,24 +94,23 @@ static bool gid_missing(const gid_table *table, int64_t wanted, bool ethernet, l
                         "has no RoCE v2 GID but link-local ones (of %zu): give its network "
                         "interface an IP address",
                         table->count);
-    return false;
 }
 
 bool lks_verbs_choose_gid(const lks_verbs_ops *ops, struct ibv_context *context, int64_t wanted,
                           lks_verbs_port *port, lks_text *reason)
 {
     gid_table table = {0};
-    const struct ibv_gid_entry *entry = NULL;
-    bool read = gid_read(ops, context, port->number, gid_capacity(ops, context), &table);
-    if (!read)
-        lks_text_append(reason, "does not give its GIDs (%s)", strerror(errno));
-    else if ((entry = gid_find(&table, wanted, port->ethernet))) {
+    int code = gid_read(ops, context, port->number, gid_capacity(ops, context), &table);
+    const struct ibv_gid_entry *entry = gid_find(&table, wanted, port->ethernet);
+    if (code != 0)
+        lks_text_append(reason, "does not give its GIDs (%s)", strerror(code));
+    else if (!entry)
+        gid_missing(&table, wanted, port->ethernet, reason);
+    if (entry) {
         port->gid = entry->gid;
         port->gid_index = (uint8_t)entry->gid_index;
         port->ipv4 = gid_is_ipv4(&entry->gid);
-    } else {
-        read = gid_missing(&table, wanted, port->ethernet, reason);
     }
     lks_memory_free(table.entries);
-    return read;
+    return entry != NULL;
 }

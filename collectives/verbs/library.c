@@ -55,5 +55,7 @@ lks_status lks_verbs_library_open(lks_verbs_ops *ops)
                               symbols[i].name);
     }
     (void)dlclose(library);
+    if (status == LKS_OK)
+        (void)ops->fork_init(); /* so that a forked child leaves registered memory where it is */
     return status;
 }
