@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+extern char **environ;
+
 bool lks_command_help(const lks_command_context *context, const lks_command *command,
                       const lks_flag *flags, int argc, char **argv)
 {
@@ -15,6 +17,15 @@ bool lks_command_help(const lks_command_context *context, const lks_command *com
         lks_arguments_help(flags);
     }
     return asked;
+}
+
+lks_status lks_command_read_config(lks_config *config, const char *path, const lks_texts *settings)
+{
+    LKS_TRY(lks_config_read_file(config, path));
+    LKS_TRY(lks_config_use_environment(config, environ));
+    for (size_t i = 0; i < settings->count; ++i)
+        LKS_TRY(lks_config_set(config, settings->items[i], "--set"));
+    return LKS_OK;
 }
 
 lks_status lks_command_expect(const lks_command *command, const lks_texts *rest, size_t count)

@@ -4,13 +4,15 @@
 
 #include "collectives/comm.h"
 #include "launcher/arguments.h"
+#include "runtime/base/config.h"
 
 #include <signal.h>
 
 typedef struct lks_command_context {
     lks_comm *comm;
     const volatile sig_atomic_t *notice;
-    bool alone; /* set when this rank failed and the others do not know */
+    bool alone;         /* set when this rank failed and the others do not know */
+    char *comm_problem; /* doctor: why this rank was not connected to others; NULL: it is */
 } lks_command_context;
 
 typedef struct lks_command {
@@ -23,11 +25,15 @@ typedef struct lks_command {
 
 extern const lks_command lks_command_train, lks_command_prepare, lks_command_dataset,
     lks_command_checkpoint, lks_command_evaluate, lks_command_generate, lks_command_predict,
-    lks_command_config, lks_command_launch, lks_command_ledger;
+    lks_command_config, lks_command_launch, lks_command_ledger, lks_command_doctor;
 
 /* True when argv asks for help; prints usage and flags on rank 0. */
 bool lks_command_help(const lks_command_context *context, const lks_command *command,
                       const lks_flag *flags, int argc, char **argv);
+
+/* The file, then the environment, then `settings` (--set). */
+lks_status lks_command_read_config(lks_config *config, const char *path,
+                                   const lks_texts *settings) LKS_MUST_CHECK;
 
 /* Exactly `count` of `rest`, else LKS_ERR_USAGE with the usage line. */
 lks_status lks_command_expect(const lks_command *command, const lks_texts *rest,

@@ -3,6 +3,7 @@
 #include "runtime/base/files.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
+#include "runtime/train/expect.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,8 +11,10 @@
 
 typedef struct checkpoint_arguments {
     bool json, best;
-    lks_texts rest; /* paths, without the verb */
-    json_t *facts;  /* with --json: what list, show, verify and digest found */
+    const char *config;       /* verify: what the checkpoints should be of; NULL: their run's job */
+    const lks_expect *expect; /* the same, read */
+    lks_texts settings, rest; /* paths, without the verb */
+    json_t *facts;            /* with --json: what list, show, verify and digest found */
 } checkpoint_arguments;
 
 static lks_status append_json(lks_text *out, json_t *json, size_t flags)
@@ -128,7 +131,13 @@ static lks_status verify_one(const checkpoint_arguments *a, const char *path, lk
                              bool *valid)
 {
     json_t *report;
-    LKS_TRY(lks_checkpoint_check_report(path, &report));
+    lks_expect *run = NULL;
+    if (!a->expect && lks_expect_run(&run, path) != LKS_OK)
+        lks_log_warn("%s; the checkpoint is not compared with its job", lks_status_message());
+    lks_status status =
+        lks_checkpoint_check_report(path, lks_expect_get(run ? run : a->expect), &report);
+    lks_expect_close(run);
+    LKS_TRY(status);
     *valid &= json_is_true(json_object_get(report, "valid"));
     if (a->json)
         json_array_append(a->facts, report);
@@ -152,7 +161,7 @@ static lks_status verb_verify(const checkpoint_arguments *a, const char *path, l
         status = verify_one(a, entries[i].path, out, &valid);
     lks_checkpoint_list_free(entries, count);
     LKS_TRY(status);
-    return valid ? LKS_OK : LKS_FAIL(LKS_ERR_CORRUPT, "%s: not every checkpoint is whole", path);
+    return valid ? LKS_OK : LKS_FAIL(LKS_ERR_CORRUPT, "%s: not every checkpoint holds", path);
 }
 
 static lks_status verb_digest(const checkpoint_arguments *a, const char *path, lks_text *out)
@@ -247,13 +256,38 @@ static lks_status run_on_paths(checkpoint_arguments *a, const struct verb *verb,
     return status != LKS_OK ? status : printed;
 }
 
+/* With --config: its model on its data, once for all paths. */
+static lks_status run_expecting(checkpoint_arguments *a, const struct verb *verb, lks_text *out)
+{
+    lks_config *config = NULL;
+    lks_expect *expect = NULL;
+    if (!a->config && a->settings.count)
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "--set changes the configuration of --config, which is missing");
+    if (a->config && verb->run != verb_verify)
+        return LKS_FAIL(LKS_ERR_USAGE, "--config is for lockstep checkpoint verify");
+    lks_status status = LKS_OK;
+    if (a->config)
+        status = lks_config_create(&config);
+    if (config)
+        status = lks_command_read_config(config, a->config, &a->settings);
+    if (config && status == LKS_OK)
+        status = lks_expect_config(&expect, config, a->config);
+    a->expect = expect;
+    if (status == LKS_OK)
+        status = run_on_paths(a, verb, out);
+    lks_expect_close(expect);
+    lks_config_destroy(config);
+    return status;
+}
+
 static lks_status run_verb(checkpoint_arguments *a, const char *verb, lks_text *out)
 {
     if (!strcmp(verb, "diff"))
         return verb_diff(a, out);
     for (size_t v = 0; v < sizeof verbs / sizeof verbs[0]; ++v)
         if (!strcmp(verb, verbs[v].name))
-            return run_on_paths(a, &verbs[v], out);
+            return run_expecting(a, &verbs[v], out);
     return LKS_FAIL(LKS_ERR_USAGE, "checkpoint \"%s\", want list, show, verify, diff or digest",
                     verb);
 }
@@ -276,6 +310,10 @@ static lks_status command_checkpoint(lks_command_context *context, int argc, cha
     checkpoint_arguments a = {0};
     const lks_flag flags[] = {
         {"--json", LKS_FLAG_SWITCH, &a.json, NULL, "print JSON"},
+        {"--config", LKS_FLAG_TEXT, &a.config, "CONFIG",
+         "verify: whether they are of this configuration's model and data; default: of their "
+         "run's"},
+        {"--set", LKS_FLAG_LIST, &a.settings, "key=value", "overrides a setting of CONFIG"},
         {"--best", LKS_FLAG_SWITCH, &a.best, NULL,
          "of a run: the lowest validation loss instead of the newest"},
         LKS_FLAGS_END,
@@ -286,10 +324,11 @@ static lks_status command_checkpoint(lks_command_context *context, int argc, cha
         lks_comm_agree(context->comm, lks_arguments_parse(argc, argv, flags, NULL, &a.rest));
     if (status == LKS_OK)
         status = lks_command_on_root(context, checkpoint_on_root, &a);
+    lks_texts_release(&a.settings);
     lks_texts_release(&a.rest);
     return status;
 }
 
 const lks_command lks_command_checkpoint = {
-    "checkpoint", "list|show|verify|digest PATH... | diff A B [--json] [--best]",
+    "checkpoint", "list|show|verify|digest PATH... | diff A B [--json] [--best] [--config CONFIG]",
     "what a checkpoint holds, whether it is whole, how two differ", command_checkpoint};

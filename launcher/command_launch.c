@@ -1,6 +1,7 @@
 #include "launcher/command.h"
 #include "launcher/launch.h"
 #include "launcher/launch_node.h"
+#include "launcher/print.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -33,16 +34,19 @@ static lks_status check_options(const lks_launch_options *o)
     return LKS_OK;
 }
 
+static bool takes_next(const lks_flag *flags, const char *name)
+{
+    while (flags->name && strcmp(flags->name, name))
+        ++flags;
+    return flags->name && flags->type != LKS_FLAG_SWITCH;
+}
+
 /* Own options end at "--" or at the first word that is none: what follows is train's. */
-static int own_arguments(int argc, char **argv, const lks_flag *flags)
+static int own_arguments(int argc, char **argv, const lks_flag *flags, const lks_flag *more)
 {
     int at = 0;
-    while (at < argc && ((!strncmp(argv[at], "--", 2) && argv[at][2]) || !strcmp(argv[at], "-h"))) {
-        const lks_flag *flag = flags;
-        while (flag->name && strcmp(flag->name, argv[at]))
-            ++flag;
-        at += flag->name && flag->type != LKS_FLAG_SWITCH ? 2 : 1;
-    }
+    while (at < argc && ((!strncmp(argv[at], "--", 2) && argv[at][2]) || !strcmp(argv[at], "-h")))
+        at += takes_next(flags, argv[at]) || takes_next(more, argv[at]) ? 2 : 1;
     return at < argc ? at : argc;
 }
 
@@ -53,6 +57,18 @@ static lks_status on_host(lks_command_context *context, const char *order)
     if (status == LKS_OK && answer.length)
         status = lks_command_print(context, answer.data, answer.length);
     lks_text_release(&answer);
+    return status;
+}
+
+static lks_status print_run(lks_command_context *context, lks_print_spec *print,
+                            const lks_launch_options *o)
+{
+    lks_text text = {0};
+    LKS_TRY(check_options(o));
+    lks_status status = lks_print(print, &o->train, &text);
+    if (status == LKS_OK)
+        status = lks_command_print(context, text.data, text.length);
+    lks_text_release(&text);
     return status;
 }
 
@@ -94,17 +110,21 @@ static lks_status command_launch(lks_command_context *context, int argc, char **
         {"--on-host", LKS_FLAG_TEXT, &order, "ORDER", "launch's own question to a host"},
         LKS_FLAGS_END,
     };
-    int own = own_arguments(argc, argv, flags);
-    if (lks_command_help(context, &lks_command_launch, flags, own, argv))
+    lks_print_spec print;
+    lks_print_init(&print);
+    int own = own_arguments(argc, argv, flags, print.flags);
+    if (lks_command_help(context, &lks_command_launch, flags, own, argv)) {
+        if (lks_comm_rank(context->comm) == 0)
+            lks_arguments_help(print.flags);
         return LKS_OK;
-    lks_texts none = {0};
-    lks_status status = lks_arguments_parse(own, argv, flags, NULL, &none);
+    }
+    lks_status status = lks_print_parse(&print, own, argv, flags);
     int at = own + (own < argc && !strcmp(argv[own], "--"));
     o.train = (lks_texts){.items = (const char **)(argv + at), .count = (size_t)(argc - at)};
     status = lks_comm_agree(context->comm, status);
     if (status == LKS_OK)
-        status = launch_run(context, &o, order);
-    lks_texts_release(&none);
+        status = print.kind ? print_run(context, &print, &o) : launch_run(context, &o, order);
+    lks_print_release(&print);
     return status;
 }
 

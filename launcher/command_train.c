@@ -8,22 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern char **environ;
-
 typedef struct train_arguments {
     const char *run, *resume;
     bool profile, take_over;
     lks_texts settings, rest;
 } train_arguments;
-
-static lks_status read_config(lks_config *config, const char *path, const lks_texts *settings)
-{
-    LKS_TRY(lks_config_read_file(config, path));
-    LKS_TRY(lks_config_use_environment(config, environ));
-    for (size_t i = 0; i < settings->count; ++i)
-        LKS_TRY(lks_config_set(config, settings->items[i], "--set"));
-    return LKS_OK;
-}
 
 static lks_status parse_resume(const char *text, lks_resume *out)
 {
@@ -49,7 +38,7 @@ static lks_status train_prepare(train_arguments *a, lks_config *config, lks_resu
 {
     LKS_TRY(lks_command_expect(&lks_command_train, &a->rest, 1));
     LKS_TRY(parse_resume(a->resume, resume));
-    return read_config(config, a->rest.items[0], &a->settings);
+    return lks_command_read_config(config, a->rest.items[0], &a->settings);
 }
 
 static lks_status train_run(lks_command_context *context, train_arguments *a, lks_config *config)
@@ -115,7 +104,7 @@ typedef struct config_arguments {
 static lks_status config_show(lks_command_context *context, config_arguments *a, lks_config *config)
 {
     LKS_TRY(lks_command_expect(&lks_command_config, &a->rest, 1));
-    LKS_TRY(read_config(config, a->rest.items[0], &a->settings));
+    LKS_TRY(lks_command_read_config(config, a->rest.items[0], &a->settings));
     LKS_TRY(lks_train_check_config(config));
     lks_text text = {0};
     if (a->json) {

@@ -1,5 +1,6 @@
 #include "launcher/launch_mpirun.h"
 #include "launcher/launch_node.h"
+#include "launcher/launch_slurm.h"
 #include "launcher/launch_supervisor.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/files.h"
@@ -172,90 +173,6 @@ static void supervisor_close(lks_supervisor *s)
         close(s->signals);
 }
 
-/* --- Asking hosts --------------------------------------------------------- */
-
-/* False: a notice came first. */
-static lks_status ask_hosts(lks_supervisor *s, const char *order_name)
-{
-    char order[64];
-    snprintf(order, sizeof order, "%s:%s", order_name, s->mark);
-    LKS_TRY(lks_probe_start(&s->probe, &s->hosts, order, s->program, s->options->probe_seconds,
-                            &s->mask_before));
-    s->probe.hurry = s->report.host_lost;
-    while (!lks_probe_poll(&s->probe))
-        lks_supervisor_wait(s, 5);
-    return LKS_OK;
-}
-
-static int choose_hosts(lks_supervisor *s, bool frozen_too)
-{
-    int64_t room = 0;
-    for (size_t i = 0; i < s->hosts.count; ++i) {
-        const lks_host *host = &s->hosts.items[i];
-        s->usable[i] = host->answers && (frozen_too || host->frozen < 0);
-        if (s->usable[i])
-            room += (int64_t)host->slots * s->per_slot;
-    }
-    return (int)(room < s->ranks_wanted ? room : s->ranks_wanted);
-}
-
-/* Those that answer. One whose ranks were stopped is left out while the others are enough. */
-static int usable_ranks(lks_supervisor *s)
-{
-    int least = s->options->min_ranks > 1 ? (int)s->options->min_ranks : 1;
-    int ranks = choose_hosts(s, false);
-    return ranks >= least ? ranks : choose_hosts(s, true);
-}
-
-static bool all_answer(const lks_supervisor *s)
-{
-    for (size_t i = 0; i < s->hosts.count; ++i)
-        if (!s->hosts.items[i].answers)
-            return false;
-    return true;
-}
-
-static void name_silent(const lks_supervisor *s, lks_text *out)
-{
-    for (size_t i = 0, named = 0; i < s->hosts.count; ++i)
-        if (!s->hosts.items[i].answers && named++ < 4)
-            lks_text_append(out, "%s%s", named > 1 ? ", " : "", s->hosts.items[i].name);
-}
-
-/* At the first start hosts may still be coming up (the MPI Operator's do): wait for all. After a
- * fault wait only while too few answer. Sets s->ranks; 0: a notice came. */
-static lks_status find_ranks(lks_supervisor *s, bool for_all)
-{
-    uint64_t start = lks_clock_ns();
-    bool told = false;
-    for (;;) {
-        LKS_TRY(ask_hosts(s, "clear"));
-        s->ranks = usable_ranks(s);
-        bool enough = s->ranks >= s->options->min_ranks && s->ranks > 0;
-        bool late = lks_clock_seconds_since(start) > s->options->wait_seconds;
-        if (s->notice)
-            s->ranks = 0;
-        if (s->notice || (enough && (late || !for_all || all_answer(s))))
-            return LKS_OK;
-        lks_text silent = {0};
-        name_silent(s, &silent);
-        lks_status status = LKS_OK;
-        if (late)
-            status = LKS_FAIL(LKS_ERR_PEER,
-                              "hosts for %d ranks answer, want %lld (--min-ranks): no answer from "
-                              "%s within %.0f s; start again when they are back",
-                              s->ranks, (long long)s->options->min_ranks, silent.data,
-                              s->options->wait_seconds);
-        else if (!told)
-            lks_log_root("launch: waiting for %s", silent.data);
-        lks_text_release(&silent);
-        LKS_TRY(status);
-        told = true;
-        for (int i = 0; i < 20 && !s->notice; ++i)
-            lks_supervisor_wait(s, TICK_MS);
-    }
-}
-
 /* --- One start ------------------------------------------------------------ */
 
 /* What mpirun left behind on this machine, when it could not see to it itself. */
@@ -387,17 +304,33 @@ static lks_status stopped_between(const lks_supervisor *s)
     return LKS_STOPPED;
 }
 
-/* A rank that is cut off holds the run directory until its own daemon gives up, which may be
- * never: then it is fenced off. */
-static void wait_for_lock(lks_supervisor *s)
+static bool wait_until_free(lks_supervisor *s, double seconds)
 {
     uint64_t start_ns = lks_clock_ns();
-    double seconds = all_answer(s) ? lock_wait_seconds : cut_off_wait_seconds;
     bool is_free;
     while (!(is_free = lks_launch_job_is_free(&s->job)) && !s->notice &&
            lks_clock_seconds_since(start_ns) < seconds)
         lks_supervisor_wait(s, TICK_MS);
-    s->take_over = !is_free && !all_answer(s);
+    return is_free;
+}
+
+/* A rank that is cut off holds the run directory until its own daemon gives up, which may be
+ * never: then it is fenced off. */
+static void wait_for_lock(lks_supervisor *s)
+{
+    bool complete = lks_gather_is_complete(s);
+    bool is_free = wait_until_free(s, complete ? lock_wait_seconds : cut_off_wait_seconds);
+    s->take_over = !is_free && !complete;
+}
+
+/* A launch that was killed leaves ranks that end a few seconds later, once their daemons notice. */
+static void wait_for_former(lks_supervisor *s)
+{
+    if (lks_launch_job_is_free(&s->job))
+        return;
+    lks_log_root("launch: another start holds %s; waiting up to %.0f s for its end", s->job.run,
+                 lock_wait_seconds);
+    wait_until_free(s, lock_wait_seconds);
 }
 
 static lks_status pause_between(lks_supervisor *s)
@@ -433,12 +366,14 @@ static lks_status recover(lks_supervisor *s, int status)
         s->fault_ns = s->pulse_ns;
     if (s->notice)
         return give_up(s, "a notice to stop had come");
+    if (lks_slurm_is_preempting())
+        return give_up(s, "SLURM is taking the nodes for another job");
     if (s->restarts >= s->options->max_restarts)
         return give_up(s, "no restart is left (--max-restarts)");
     if (s->stuck >= STUCK_MAX)
         return give_up(s, "two restarts in a row came no step further");
     ++s->restarts;
-    LKS_TRY(find_ranks(s, false));
+    LKS_TRY(lks_gather(s, false));
     if (!s->ranks)
         return stopped_between(s);
     name_lost_host(s);
@@ -451,8 +386,9 @@ static lks_status supervise(lks_supervisor *s)
     new_mark(s);
     for (size_t i = 0; i < s->hosts.count; ++i)
         s->hosts.items[i].answers = true;
-    LKS_TRY(find_ranks(s, true));
-    if (!s->ranks)
+    LKS_TRY(lks_gather(s, true));
+    wait_for_former(s);
+    if (!s->ranks || s->notice)
         return stopped_between(s);
     for (;;) {
         LKS_TRY(start(s));

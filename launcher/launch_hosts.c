@@ -16,8 +16,10 @@ static const char operator_hostfile[] = "/etc/mpi/hostfile";
 
 void lks_hosts_release(lks_hosts *hosts)
 {
-    for (size_t i = 0; i < hosts->count; ++i)
+    for (size_t i = 0; i < hosts->count; ++i) {
         free(hosts->items[i].name);
+        free(hosts->items[i].said);
+    }
     lks_memory_free(hosts->items);
     *hosts = (lks_hosts){0};
 }

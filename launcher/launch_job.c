@@ -38,7 +38,7 @@ static bool takes_value(const char *option)
     return !strcmp(option, "--set") || !strcmp(option, "--run") || !strcmp(option, "--resume");
 }
 
-static const char *config_path(const lks_texts *train)
+const char *lks_launch_job_config(const lks_texts *train)
 {
     for (size_t i = 1; i < train->count; ++i) {
         if (takes_value(train->items[i]))
@@ -62,13 +62,13 @@ static char *run_path(const lks_texts *train, const char *config)
     return asprintf(&path, "runs/%.*s", (int)length, name) < 0 ? NULL : path;
 }
 
-static lks_status configured_lanes(const lks_texts *train, const char *path, int *lanes)
+lks_status lks_launch_job_lanes(const lks_texts *train, int *lanes)
 {
     lks_config *config;
     lks_settings settings;
     lks_geometry geometry;
     LKS_TRY(lks_config_create(&config));
-    lks_status status = lks_config_read_file(config, path);
+    lks_status status = lks_config_read_file(config, lks_launch_job_config(train));
     if (status == LKS_OK)
         status = lks_config_use_environment(config, environ);
     for (size_t i = 1; i < train->count && status == LKS_OK; ++i) {
@@ -113,7 +113,7 @@ size_t lks_launch_job_starts(const lks_launch_job *job, int64_t *first_step)
 
 lks_status lks_launch_job_open(lks_launch_job *out, const lks_texts *train)
 {
-    const char *config = config_path(train);
+    const char *config = lks_launch_job_config(train);
     *out = (lks_launch_job){.run = run_path(train, config)};
     if (out->run) {
         out->metrics = lks_files_join(out->run, "metrics.jsonl");
@@ -126,7 +126,7 @@ lks_status lks_launch_job_open(lks_launch_job *out, const lks_texts *train)
     json_t *json = load_run(out);
     out->lanes = (int)json_integer_value(json_object_get(json, "lanes"));
     json_decref(json);
-    if (!out->lanes && config && configured_lanes(train, config, &out->lanes) != LKS_OK)
+    if (!out->lanes && config && lks_launch_job_lanes(train, &out->lanes) != LKS_OK)
         out->lanes = 0;
     return LKS_OK;
 }

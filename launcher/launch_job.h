@@ -13,6 +13,10 @@ typedef struct lks_launch_job {
 lks_status lks_launch_job_open(lks_launch_job *out, const lks_texts *train) LKS_MUST_CHECK;
 void lks_launch_job_close(lks_launch_job *job);
 
+/* CONFIG among the arguments of train, NULL: none; and the lanes that it gives. */
+const char *lks_launch_job_config(const lks_texts *train);
+lks_status lks_launch_job_lanes(const lks_texts *train, int *lanes) LKS_MUST_CHECK;
+
 /* The newest step that metrics or a checkpoint shows; 0: none. */
 int64_t lks_launch_job_newest_step(const lks_launch_job *job);
 bool lks_launch_job_has_checkpoint(const lks_launch_job *job);

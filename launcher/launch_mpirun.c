@@ -1,5 +1,6 @@
 #include "launcher/launch_mpirun.h"
 #include "launcher/launch_node.h"
+#include "launcher/launch_slurm.h"
 #include "runtime/base/files.h"
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
@@ -111,6 +112,9 @@ static void add_settings(command_line *line, const lks_mpirun_plan *plan, const 
     add_mca(line, "oob_tcp_keepalive_probes", "3");
     if (!can_read_neighbours())
         add_mca(line, "btl_vader_single_copy_mechanism", "none");
+    const char *daemon = lks_slurm_daemon();
+    if (daemon)
+        add_mca(line, "orte_launch_agent", daemon);
     if (crowded) {
         add(line, "--oversubscribe");
         add_mca(line, "mpi_yield_when_idle", "1");
@@ -153,20 +157,20 @@ static lks_status write_hostfile(const lks_mpirun_plan *plan, const bool *usable
 
 /* --- The child ------------------------------------------------------------ */
 
-/* Own group: a Ctrl-C of the terminal is ours to translate. TERM when this process dies, so that
- * mpirun ends its ranks in order. Its files on this machine go where they are removed even when
+/* Own group: a Ctrl-C of the terminal is ours to translate. TERM, or INT where that is blocked, when
+ * this process dies, so that mpirun ends its ranks in order. Its files on this machine go where they are removed even when
  * it is killed. */
 static void child(const lks_mpirun_plan *plan, char **words, int output, pid_t parent)
 {
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     setpgid(0, 0);
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    sigprocmask(SIG_SETMASK, plan->signal_mask, NULL);
+    prctl(PR_SET_PDEATHSIG, lks_slurm_shield() ? SIGINT : SIGTERM);
     if (getppid() != parent || null < 0 || setenv(LKS_LAUNCH_MARK, plan->mark, 1) ||
         setenv("TMPDIR", plan->directory, 1))
         _exit(127);
     dup2(null, STDIN_FILENO);
     dup2(output, STDERR_FILENO);
-    sigprocmask(SIG_SETMASK, plan->signal_mask, NULL);
     execvp(words[0], words);
     _exit(127);
 }

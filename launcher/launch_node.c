@@ -170,12 +170,24 @@ static void look(const char *mark, lks_text *answer)
     each_process(mark, act_tell, answer);
 }
 
+static lks_status name(lks_text *answer)
+{
+    char host[256] = "";
+    if (gethostname(host, sizeof host - 1))
+        return LKS_FAIL(LKS_ERR_IO, "this host has no name: %s", strerror(errno));
+    lks_text_append(answer, "%s %s\n", host, LKS_VERSION);
+    return LKS_OK;
+}
+
 lks_status lks_node_obey(const char *order, lks_text *answer)
 {
     if (!strncmp(order, "clear:", 6) && order[6])
         return clear(order + 6);
+    if (!strcmp(order, "name:"))
+        return name(answer);
     if (strncmp(order, "look:", 5) || !order[5])
-        return LKS_FAIL(LKS_ERR_USAGE, "--on-host is \"%s\", want look:MARK or clear:MARK", order);
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "--on-host is \"%s\", want look:MARK, clear:MARK or name:", order);
     look(order + 5, answer);
     return LKS_OK;
 }

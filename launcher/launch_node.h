@@ -7,7 +7,8 @@
 /* Every process of a start carries LKS_LAUNCH_MARK=<mark>. */
 #define LKS_LAUNCH_MARK "LKS_LAUNCH_MARK"
 
-/* `order` is "look:MARK" or "clear:MARK". Look appends a line `<rank> <pid> <state letter>`
+/* `order` is "look:MARK", "clear:MARK" or "name:". Name appends what the host calls itself and the version
+ * of lockstep there. Look appends a line `<rank> <pid> <state letter>`
  * per process of the start (rank -1: one of mpirun's). Clear kills them, waits until they are
  * gone, and removes the shared memory of Open MPI that nobody maps any more; LKS_ERR_IO when
  * one stays. */

@@ -194,13 +194,19 @@ static void one_poll(lks_probe *probe, size_t i)
         probe->slowest_seconds = lks_clock_seconds_since(probe->start_ns);
         probe->answered += WIFEXITED(status) && WEXITSTATUS(status) == 0;
         host->answers = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        host->ended = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
         if (host->answers && !strncmp(probe->order, "look:", 5))
             host->frozen = frozen_rank(&one->text);
+        if (host->answers && !strncmp(probe->order, "name:", 5)) {
+            free(host->said);
+            host->said = strdup(one->text.data ? one->text.data : "");
+        }
     } else if (lks_clock_ns() > one->deadline_ns || is_late(probe)) {
         kill(-one->pid, SIGKILL);
         kill(one->pid, SIGKILL);
         waitpid(one->pid, NULL, 0);
         host->answers = false;
+        host->ended = -1;
     } else {
         return;
     }

@@ -23,7 +23,7 @@ typedef struct lks_probe_one {
 
 typedef struct lks_probe {
     lks_hosts *hosts;
-    char *order;                 /* "look:MARK" */
+    char *order;                 /* "look:MARK", see launch_node.h */
     const char *program;         /* this program's path, the same on all hosts */
     const sigset_t *signal_mask; /* for the children */
     double seconds;

@@ -60,6 +60,13 @@ bool lks_supervisor_reap(lks_supervisor *s);
 /* Ends mpirun at once; its ranks on all hosts are cleared as after any loss. */
 void lks_supervisor_kill(lks_supervisor *s);
 
+/* Asks all hosts to clear what the last start left, and chooses those to start on: sets `usable` and
+ * `ranks`, 0 when a notice came. At the first start (`for_all`) it waits for all, since hosts may still
+ * be coming up, after a fault while too few answer; --wait-seconds at most, telling for whom. With
+ * fewer than --min-ranks then, LKS_ERR_PEER names the hosts. */
+lks_status lks_gather(lks_supervisor *s, bool for_all) LKS_MUST_CHECK;
+bool lks_gather_is_complete(const lks_supervisor *s); /* all answered */
+
 /* Looks at the steps and, when they stop, at the ranks. True: they hang, and `cause` of the
  * report says so. */
 bool lks_watch(lks_supervisor *s);

@@ -1,8 +1,10 @@
 /* The program: finds the subcommand, and is the only place that ends the process. */
 #include "launcher/command.h"
+#include "launcher/doctor/doctor.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +15,7 @@
 static const lks_command *const commands[] = {
     &lks_command_train,    &lks_command_prepare,  &lks_command_dataset, &lks_command_checkpoint,
     &lks_command_evaluate, &lks_command_generate, &lks_command_predict, &lks_command_config,
-    &lks_command_launch,   &lks_command_ledger,
+    &lks_command_launch,   &lks_command_ledger,   &lks_command_doctor,
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -30,13 +32,27 @@ static void on_notice(int signal_number)
     notice = 1;
 }
 
-static bool is_under_mpirun(void)
+/* A step may take long: the second one does not wait for its end. */
+static void on_end(int signal_number)
 {
-    return getenv("OMPI_COMM_WORLD_SIZE") && !getenv("SLURM_STEP_ID");
+    static const char said[] =
+        "lockstep: told to end a second time: ends now, without a checkpoint\n";
+    if (notice) {
+        ssize_t written = write(STDERR_FILENO, said, sizeof said - 1);
+        (void)written;
+        signal(signal_number, SIG_DFL);
+        raise(signal_number); /* comes when this handler returns */
+    }
+    notice = 1;
 }
 
-/* USR2 is a notice always. TERM is one for a rank that srun or nobody started: mpirun
- * would follow it with KILL (README.md). Ctrl-C of a lone process is one too, the second ends it. */
+static bool is_under_mpirun(void)
+{
+    return getenv("OMPI_COMM_WORLD_SIZE") && !getenv("SLURM_JOB_ID");
+}
+
+/* USR2 is a notice always. TERM is one for a rank in a SLURM job or that nobody started: mpirun
+ * would follow it with KILL (README.md). Ctrl-C of a lone process is one too. The second of the two ends it. */
 static void install_handlers(void)
 {
     stack_t stack = {.ss_sp = handler_stack, .ss_size = sizeof handler_stack};
@@ -46,9 +62,11 @@ static void install_handlers(void)
     sigaction(SIGUSR2, &action, NULL);
     if (is_under_mpirun())
         return;
-    sigaction(SIGTERM, &action, NULL);
-    action.sa_flags = SA_RESTART | SA_ONSTACK | (int)SA_RESETHAND;
+    action.sa_handler = on_end;
     sigaction(SIGINT, &action, NULL);
+    if (getenv("SLURM_JOB_ID")) /* it sends TERM more than once, and KILL when the time is over */
+        action.sa_handler = on_notice;
+    sigaction(SIGTERM, &action, NULL);
 }
 
 static void print_usage(FILE *file)
@@ -105,6 +123,14 @@ static int global_options(int argc, char **argv)
     return at;
 }
 
+/* Doctor is there for ranks that do not meet. */
+static lks_status connect_ranks(lks_command_context *context, const char *name)
+{
+    if (!strcmp(name, lks_command_doctor.name))
+        return lks_doctor_connect(&context->comm, &context->comm_problem);
+    return lks_comm_open(&context->comm, "auto");
+}
+
 static lks_status run(lks_command_context *context, const char *name, int argc, char **argv)
 {
     const lks_command *command = NULL;
@@ -134,19 +160,29 @@ static void hold_standard_files(void)
         close(file);
 }
 
+/* What is printed may fail as late as now. */
+static lks_status end_output(lks_status status)
+{
+    if ((!fflush(stdout) && !ferror(stdout)) || status != LKS_OK)
+        return status;
+    status = LKS_FAIL(LKS_ERR_IO, "standard output: %s", strerror(errno));
+    lks_log_failure(status);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
     hold_standard_files();
     install_handlers();
     int at = global_options(argc, argv);
     if (at < 0)
-        return LKS_OK;
+        return end_output(LKS_OK);
     if (at >= argc) {
         print_usage(stderr);
         return LKS_ERR_USAGE;
     }
     lks_command_context context = {.notice = &notice};
-    lks_status status = lks_comm_open(&context.comm, "auto");
+    lks_status status = connect_ranks(&context, argv[at]);
     if (status != LKS_OK) {
         lks_log_failure(status);
         return status;
@@ -157,6 +193,8 @@ int main(int argc, char **argv)
     lks_log_failure(status);
     if (context.alone)
         leave_alone(&context, status);
+    status = end_output(status);
     lks_comm_close(context.comm);
+    free(context.comm_problem);
     return status;
 }
