@@ -99,6 +99,7 @@ typedef struct lks_checkpoints_stats {
     int buffers;
     /* Of this rank's saves that were not left out: in all, the copies into staging and what the caller waited. */
     double copy_seconds, stall_seconds;
+    uint64_t taken; /* those copies */
 } lks_checkpoints_stats;
 lks_checkpoints_stats lks_checkpoints_get_stats(const lks_checkpoints *checkpoints);
 
@@ -162,16 +163,27 @@ typedef enum lks_checkpoint_code {
     LKS_CHECKPOINT_MANIFEST_MISMATCH, /* manifest and file disagree */
     LKS_CHECKPOINT_MISSING_TENSOR,
     LKS_CHECKPOINT_EXTRA_TENSOR,
+    LKS_CHECKPOINT_WRONG_MODEL, /* whole, but of another model than was expected */
+    LKS_CHECKPOINT_WRONG_DATASET,
     LKS_CHECKPOINT_NOT_FINITE, /* whole and verified, but it holds NaN or infinity */
     LKS_CHECKPOINT_NEWER_VERSION,
     LKS_CHECKPOINT_UNREADABLE, /* not JSON, not HDF5, or an I/O error */
 } lks_checkpoint_code;
 const char *lks_checkpoint_code_name(lks_checkpoint_code code); /* "bit_flip" */
 
+/* What a checkpoint should be of. */
+typedef struct lks_checkpoint_expectation {
+    const char *source;            /* that says so: a file's name */
+    const char *model_fingerprint; /* NULL: any */
+    const lks_layout *layout;      /* of that model, to name what differs; NULL: not known */
+    const char *dataset_digest;    /* NULL: any */
+} lks_checkpoint_expectation;
+
 /* Checks everything, numbers included, of the checkpoint directory `path`: *out is {"path", "valid",
  * "code", "message"}. LKS_OK whatever was found; LKS_ERR_USAGE: not a checkpoint at all. With code
- * not_finite `valid` is true: the file is as it was written. */
-lks_status lks_checkpoint_check_report(const char *path, json_t **out) LKS_MUST_CHECK;
+ * not_finite `valid` is true: the file is as it was written. `expected`: NULL: any. */
+lks_status lks_checkpoint_check_report(const char *path, const lks_checkpoint_expectation *expected,
+                                       json_t **out) LKS_MUST_CHECK;
 
 /* Compares two; one line per difference into `out`, and the JSON twin into *json (NULL: not wanted). *equal. */
 lks_status lks_checkpoint_diff(lks_checkpoint *a, lks_checkpoint *b, lks_text *out, json_t **json,

@@ -83,6 +83,7 @@ static void diff_configs(diff *d)
 typedef struct tensor_diff {
     uint64_t elements; /* that differ in their bits */
     uint32_t blocks;   /* that hold such */
+    json_t *which;     /* their indices within the tensor */
     double largest;    /* |a - b|; infinity where one is NaN and the other is not */
     uint64_t where;    /* element index of it */
     float a, b;        /* its values */
@@ -95,11 +96,13 @@ static double difference(float a, float b)
 }
 
 static void compare_block(tensor_diff *t, const float *a, const float *b, uint32_t elements,
-                          uint64_t first)
+                          uint32_t block)
 {
+    uint64_t first = (uint64_t)block * LKS_BLOCK_ELEMENTS;
     if (memcmp(a, b, elements * sizeof *a) == 0)
         return;
     ++t->blocks;
+    json_array_append_new(t->which, json_integer(block));
     for (uint32_t i = 0; i < elements; ++i) {
         if (memcmp(&a[i], &b[i], sizeof *a) == 0)
             continue;
@@ -127,7 +130,7 @@ static lks_status compare_tensor(diff *d, int ga, int gb, uint32_t ta, uint32_t 
         LKS_TRY(lks_checkpoint_read_block(d->a, ga, fa + i, &code));
         LKS_TRY(lks_checkpoint_read_block(d->b, gb, fb + i, &code));
         compare_block(t, d->a->block, d->b->block, d->a->manifest.layout->blocks[fa + i].elements,
-                      (uint64_t)i * LKS_BLOCK_ELEMENTS);
+                      i);
     }
     return LKS_OK;
 }
@@ -156,22 +159,37 @@ static json_t *number_to_json(double value)
     return json_string(isnan(value) ? "nan" : value > 0 ? "inf" : "-inf");
 }
 
+/* "0, 2-5" of ascending numbers. */
+static void append_ranges(lks_text *out, const json_t *numbers)
+{
+    size_t count = json_array_size(numbers);
+    for (size_t i = 0, end; i < count; i = end) {
+        json_int_t first = json_integer_value(json_array_get(numbers, i)), last = first;
+        for (end = i + 1; end < count; ++end, ++last)
+            if (json_integer_value(json_array_get(numbers, end)) != last + 1)
+                break;
+        lks_text_append(out, "%s%lld", i > 0 ? ", " : "", (long long)first);
+        if (last > first)
+            lks_text_append(out, "-%lld", (long long)last);
+    }
+}
+
 static void report_tensor(diff *d, const char *name, const lks_layout_tensor *tensor,
                           const tensor_diff *t)
 {
     char where[256];
     json_t *index = index_of(&tensor->shape, t->where, where, sizeof where);
-    lks_text_append(
-        d->out,
-        "%s: %llu of %llu elements differ, in %u of %u blocks; the largest difference is "
-        "%.9g at %s (%.9g | %.9g)\n",
-        name, (unsigned long long)t->elements, (unsigned long long)tensor->elements, t->blocks,
-        tensor->block_count, t->largest, where, (double)t->a, (double)t->b);
-    diff_add(d, json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "kind", "tensor",
-                          "key", name, "elements", (json_int_t)t->elements, "of",
+    lks_text_append(d->out, "%s: %llu of %llu elements differ, in %u of %u blocks (", name,
+                    (unsigned long long)t->elements, (unsigned long long)tensor->elements,
+                    t->blocks, tensor->block_count);
+    append_ranges(d->out, t->which);
+    lks_text_append(d->out, "); the largest difference is %.9g at %s (%.9g | %.9g)\n", t->largest,
+                    where, (double)t->a, (double)t->b);
+    diff_add(d, json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:O, s:o, s:o, s:o, s:o}", "kind",
+                          "tensor", "key", name, "elements", (json_int_t)t->elements, "of",
                           (json_int_t)tensor->elements, "blocks", (json_int_t)t->blocks,
-                          "of_blocks", (json_int_t)tensor->block_count, "largest",
-                          number_to_json(t->largest), "index", index, "a",
+                          "of_blocks", (json_int_t)tensor->block_count, "which_blocks", t->which,
+                          "largest", number_to_json(t->largest), "index", index, "a",
                           number_to_json((double)t->a), "b", number_to_json((double)t->b)));
 }
 
@@ -219,13 +237,14 @@ static lks_status diff_tensor(diff *d, int ga, uint32_t ta, const char *name)
         report_shapes(d, name, &a->shape, &b->shape);
         return LKS_OK;
     }
-    tensor_diff t = {0};
-    LKS_TRY(compare_tensor(d, ga, gb, ta, tb, &t));
-    if (t.elements > 0) {
+    tensor_diff t = {.which = json_array()};
+    lks_status status = compare_tensor(d, ga, gb, ta, tb, &t);
+    if (status == LKS_OK && t.elements > 0) {
         d->state_equal = false;
         report_tensor(d, name, a, &t);
     }
-    return LKS_OK;
+    json_decref(t.which);
+    return status;
 }
 
 static lks_status diff_missing(diff *d, int gb, uint32_t tb, const char *name)

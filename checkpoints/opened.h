@@ -17,6 +17,9 @@ struct lks_checkpoint {
 lks_status lks_checkpoint_open_coded(lks_checkpoint **out, const char *path,
                                      lks_checkpoint_check check,
                                      lks_checkpoint_code *code) LKS_MUST_CHECK;
+/* LKS_ERR_USAGE names the first difference of the two layouts. */
+lks_status lks_checkpoint_check_layout(const lks_checkpoint *checkpoint,
+                                       const lks_layout *wanted) LKS_MUST_CHECK;
 /* Into checkpoint->block, verified. */
 lks_status lks_checkpoint_read_block(lks_checkpoint *checkpoint, int group, uint32_t block,
                                      lks_checkpoint_code *code) LKS_MUST_CHECK;

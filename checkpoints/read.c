@@ -250,12 +250,12 @@ static lks_status refuse_layout(const lks_checkpoint *c, const lks_layout *wante
         c->path, have->tensor_count, wanted->tensor_count);
 }
 
-static lks_status check_layout(const lks_checkpoint *c, const lks_layout *wanted)
+lks_status lks_checkpoint_check_layout(const lks_checkpoint *checkpoint, const lks_layout *wanted)
 {
     char have[LKS_SHA256_HEX], want[LKS_SHA256_HEX];
-    LKS_TRY(lks_layout_fingerprint(c->manifest.layout, have));
+    LKS_TRY(lks_layout_fingerprint(checkpoint->manifest.layout, have));
     LKS_TRY(lks_layout_fingerprint(wanted, want));
-    return strcmp(have, want) == 0 ? LKS_OK : refuse_layout(c, wanted);
+    return strcmp(have, want) == 0 ? LKS_OK : refuse_layout(checkpoint, wanted);
 }
 
 lks_status lks_checkpoint_read(lks_checkpoint *checkpoint, const lks_layout *layout,
@@ -264,7 +264,7 @@ lks_status lks_checkpoint_read(lks_checkpoint *checkpoint, const lks_layout *lay
 {
     lks_checkpoint_code code;
     const lks_state_map *map = &checkpoint->manifest.map;
-    LKS_TRY(check_layout(checkpoint, layout));
+    LKS_TRY(lks_checkpoint_check_layout(checkpoint, layout));
     int group = lks_state_map_find(map, array->group);
     if (group < 0)
         return LKS_FAIL(

@@ -285,6 +285,7 @@ static lks_status save(lks_checkpoints *c, const lks_state_array *arrays,
         replace(c, place, info->step);
     uint64_t copy_ns = lks_clock_ns();
     lks_status status = lks_save_take(c, place, arrays, info);
+    ++c->stats.taken;
     c->stats.copy_seconds += lks_clock_seconds_since(copy_ns);
     if (status == LKS_OK)
         status = start_next(c);

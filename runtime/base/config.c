@@ -103,7 +103,15 @@ lks_status config_put(lks_config *config, const char *key, const char *value, co
     entry->origin = origin_copy;
     entry->level = level;
     entry->reading = reading;
+    entry->list = false;
     return LKS_OK;
+}
+
+void config_mark_list(lks_config *config, const char *key, unsigned reading)
+{
+    config_entry *entry = config_find_entry(config, key);
+    if (entry && entry->reading == reading)
+        entry->list = true;
 }
 
 lks_status lks_config_set(lks_config *config, const char *assignment, const char *origin)
@@ -306,10 +314,44 @@ static lks_status config_fail_unknown(const lks_config *config, const config_ent
     return status;
 }
 
+/* Whether `option` of another driver gives way: nobody else has claimed it, and a weaker source than that of the
+ * driver's name has set it. */
+static bool config_gives_way(const lks_config *config, const config_entry *name,
+                             const config_entry *entry)
+{
+    return entry && !entry->left_out && entry->level < name->level &&
+           !config_find_known(config, entry->key);
+}
+
+lks_status lks_config_leave_out(lks_config *config, const char *name_key, const lks_option *table,
+                                lks_text *left_out)
+{
+    const config_entry *name = config_find_entry(config, name_key);
+    int section = (int)strcspn(name_key, ".");
+    for (const lks_option *option = table; name && option && option->name; ++option) {
+        const char *key =
+            lks_arena_format(config->arena, "%.*s.%s", section, name_key, option->name);
+        if (!key)
+            return config_no_memory(option->name);
+        config_entry *entry = config_find_entry(config, key);
+        if (!config_gives_way(config, name, entry))
+            continue;
+        entry->left_out = true;
+        lks_text_append(left_out, "%s%s (%s)", left_out->length ? ", " : "", key, entry->origin);
+    }
+    return LKS_OK;
+}
+
 lks_status lks_config_check_unknown(lks_config *config)
 {
-    for (size_t i = 0; i < config->entry_count; ++i)
-        if (!config_find_known(config, config->entries[i].key))
-            return config_fail_unknown(config, &config->entries[i]);
+    for (size_t i = 0; i < config->entry_count; ++i) {
+        const config_entry *entry = &config->entries[i];
+        const config_known *known = config_find_known(config, entry->key);
+        if (!known && !entry->left_out)
+            return config_fail_unknown(config, entry);
+        if (known && entry->list && known->type != LKS_OPTION_LIST)
+            return LKS_FAIL(LKS_ERR_USAGE, "%s: %s is a list, want one value", entry->origin,
+                            entry->key);
+    }
     return LKS_OK;
 }

@@ -41,6 +41,12 @@ const char *lks_config_get_default(lks_config *config, const char *key, const ch
 lks_status lks_config_bind(lks_config *config, const char *section, const lks_option *table,
                            void *target) LKS_MUST_CHECK;
 
+/* After the binds: the keys of `table`, another driver's of the kind that `name_key` ("optimizer.name") chooses,
+ * that nobody claimed and that a weaker source set than the driver's name (the file, where --set names the driver)
+ * are not errors; "key (origin)" of each goes to `left_out`, with commas. */
+lks_status lks_config_leave_out(lks_config *config, const char *name_key, const lks_option *table,
+                                lks_text *left_out) LKS_MUST_CHECK;
+
 /* After the last bind: an unclaimed key is LKS_ERR_USAGE, naming its origin and
  * the nearest known key. */
 lks_status lks_config_check_unknown(lks_config *config) LKS_MUST_CHECK;
@@ -55,7 +61,7 @@ json_t *lks_config_to_json(const lks_config *config);
 
 /* Compares the effective values with those that `recorded` (a to_json of
  * an earlier start) holds. A fixed option that differs is LKS_ERR_USAGE naming key, old
- * and new; a scheduled one is appended to `changes`, a line each. Keys that only
+ * and new; a scheduled one is appended to `changes`, with commas between. Keys that only
  * one side has are compared with the other's default where there is one. */
 lks_status lks_config_check_resume(const lks_config *config, const json_t *recorded,
                                    lks_text *changes) LKS_MUST_CHECK;

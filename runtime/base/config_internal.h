@@ -14,6 +14,8 @@ typedef struct config_entry {
     const char *origin; /* "gpt.yaml:7", "LOCKSTEP_TRAIN_STEPS", "--set" */
     config_level level;
     unsigned reading; /* number of the file that set it; 0: no file */
+    bool list;        /* it stands there as a list */
+    bool left_out;    /* as another driver's, see lks_config_leave_out */
 } config_entry;
 
 /* A key that somebody claimed. */
@@ -41,6 +43,9 @@ struct lks_config {
  * LKS_ERR_USAGE; a weaker level than the one in force changes nothing. */
 lks_status config_put(lks_config *config, const char *key, const char *value, const char *origin,
                       config_level level, unsigned reading) LKS_MUST_CHECK;
+
+/* The value that this reading has put is a list. */
+void config_mark_list(lks_config *config, const char *key, unsigned reading);
 
 /* NULL when nobody set, or claimed, the key. */
 config_entry *config_find_entry(const lks_config *config, const char *key);

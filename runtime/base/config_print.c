@@ -117,8 +117,8 @@ static lks_status config_compare(const char *key, lks_option_change change, cons
                         "%s is %s (%s), but this job began with %s and it cannot change: set it "
                         "back or start a new run",
                         key, new ? new : "not set", origin, old && old[0] ? old : "none");
-    lks_text_append(changes, "%s: %s -> %s (%s)\n", key, old ? old : "not set",
-                    new ? new : "not set", origin);
+    lks_text_append(changes, "%s%s: %s -> %s (%s)", changes->length ? ", " : "", key,
+                    old ? old : "not set", new ? new : "not set", origin);
     return LKS_OK;
 }
 

@@ -120,6 +120,8 @@ static lks_status yaml_read_value(yaml_reading *reading, const char *key)
         status = LKS_FAIL(LKS_ERR_INTERNAL, "%s: no memory", reading->name);
     if (status == LKS_OK)
         status = config_put(reading->config, key, list.data, origin, CONFIG_FILE, reading->number);
+    if (status == LKS_OK)
+        config_mark_list(reading->config, key, reading->number);
     lks_text_release(&list);
     return status;
 }

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,9 +59,24 @@ static lks_status files_read_all(int file, const char *path, size_t limit, char 
     return files_no_memory(path);
 }
 
+enum { FILES_PIPE_WAIT_MS = 2000 };
+
+/* Opening a pipe would wait for its writer for ever. One that has none by then reads as empty. */
+static int files_open(const char *path)
+{
+    struct stat info;
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file < 0)
+        return file;
+    if (fstat(file, &info) == 0 && S_ISFIFO(info.st_mode))
+        poll(&(struct pollfd){.fd = file, .events = POLLIN}, 1, FILES_PIPE_WAIT_MS);
+    fcntl(file, F_SETFL, fcntl(file, F_GETFL) & ~O_NONBLOCK);
+    return file;
+}
+
 lks_status lks_files_read(const char *path, size_t limit, char **data, size_t *bytes)
 {
-    int file = open(path, O_RDONLY | O_CLOEXEC);
+    int file = files_open(path);
     if (file < 0 && (errno == ENOENT || errno == ENOTDIR))
         return LKS_FAIL(LKS_ERR_USAGE, "%s: %s", path, strerror(errno));
     if (file < 0)

@@ -130,7 +130,8 @@ void lks_log_verbose(const char *format, ...)
 void lks_log_failure(lks_status status)
 {
     const char *message = lks_status_message();
-    if (status == LKS_OK || message[0] == '\0')
+    bool failed = status != LKS_OK && status != LKS_STOPPED; /* else it is of what was only tried */
+    if (!failed || message[0] == '\0')
         return;
     if (log_state.level == LKS_LOG_VERBOSE && lks_status_origin()[0] != '\0')
         lks_log_error("%s (%s, at %s)", message, lks_status_name(status), lks_status_origin());

@@ -24,7 +24,7 @@ void lks_log_error(const char *format, ...) LKS_PRINTF(1, 2);   /* this rank, al
 void lks_log_verbose(const char *format, ...) LKS_PRINTF(1, 2); /* this rank, with --verbose */
 
 /* Prints lks_status_message() as an error line; nothing when it is "" or
- * the status is LKS_OK. */
+ * the status is LKS_OK or LKS_STOPPED. */
 void lks_log_failure(lks_status status);
 
 /* Called before each line is written, so that a progress bar can wipe itself;

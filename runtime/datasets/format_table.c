@@ -176,7 +176,7 @@ static lks_status table_check_finite(const char *name, const lks_table_statistic
         return LKS_OK;
     return LKS_FAIL(LKS_ERR_CORRUPT,
                     "column %s: its numbers are too large to standardise: rescale them, or list it "
-                    "in `ignore`",
+                    "in --ignore",
                     name);
 }
 
@@ -197,7 +197,7 @@ static lks_status table_column_rule(const char *name, lks_table_role role,
         if (statistics->too_many)
             return LKS_FAIL(LKS_ERR_USAGE,
                             "column %s has more than %" PRId64 " different values: list it in "
-                            "`ignore`, or raise `max_categories`",
+                            "--ignore, or raise --max-categories",
                             name, most);
         json_t *values = lks_table_statistics_sorted(statistics, false);
         *features += (int64_t)json_array_size(values);
@@ -211,8 +211,8 @@ static lks_status table_class_rule(const char *name, const lks_table_statistics 
 {
     if (statistics->too_many || (int64_t)json_object_size(statistics->values) > most)
         return LKS_FAIL(LKS_ERR_USAGE,
-                        "target %s has more than %" PRId64 " classes: set `task` to regression, or "
-                        "raise `max_categories`",
+                        "target %s has more than %" PRId64 " classes: set --task regression, or "
+                        "raise --max-categories",
                         name, most);
     *classes = (int64_t)json_object_size(statistics->values);
     if (*classes < 2)

@@ -84,7 +84,7 @@ static lks_status find_column(const lks_csv_row *header, const char *option, con
             return LKS_OK;
     }
     const char *nearest = lks_text_nearest(name, header->fields, header->count);
-    return LKS_FAIL(LKS_ERR_USAGE, "%s: there is no column \"%s\"%s%s%s", option, name,
+    return LKS_FAIL(LKS_ERR_USAGE, "--%s: there is no column \"%s\"%s%s%s", option, name,
                     nearest ? ": did you mean \"" : "", nearest ? nearest : "",
                     nearest ? "\"?" : "");
 }
@@ -96,8 +96,8 @@ static lks_status assign(const lks_csv_row *header, const char *option, const ch
     LKS_TRY(find_column(header, option, name, &column));
     if (roles[column] != LKS_COLUMN_AUTO)
         return LKS_FAIL(LKS_ERR_USAGE,
-                        "%s: column \"%s\" is named twice in target, ignore and types", option,
-                        name);
+                        "--%s: column \"%s\" is named twice in --target, --ignore and --types",
+                        option, name);
     roles[column] = role;
     return LKS_OK;
 }

@@ -92,6 +92,14 @@ const lks_option *lks_model_options(const lks_model *model)
 {
     return model->driver->options;
 }
+const lks_option *lks_model_options_at(size_t index)
+{
+    size_t count = 0;
+    while (lks_model_drivers[count])
+        ++count;
+    return index < count ? lks_model_drivers[index]->options : NULL;
+}
+
 void *lks_model_option_values(lks_model *model)
 {
     return model->options;

@@ -17,6 +17,8 @@ const char *lks_model_name(const lks_model *model);
 /* The table and the struct it fills, for lks_config_bind(config, "model", ...). */
 const lks_option *lks_model_options(const lks_model *model);
 void *lks_model_option_values(lks_model *model);
+/* Those of the index-th registered model; NULL: there are no more. */
+const lks_option *lks_model_options_at(size_t index);
 /* Tokens per sample that a text model wants (0: not a text model). After binding. */
 int64_t lks_model_context(const lks_model *model);
 /* Checks that the model can learn from this data (else LKS_ERR_USAGE says what

@@ -62,6 +62,14 @@ const lks_option *lks_optimizer_options(const lks_optimizer *optimizer)
     return optimizer->driver->options;
 }
 
+const lks_option *lks_optimizer_options_at(size_t index)
+{
+    size_t count = 0;
+    while (lks_optimizer_drivers[count])
+        ++count;
+    return index < count ? lks_optimizer_drivers[index]->options : NULL;
+}
+
 void *lks_optimizer_option_values(lks_optimizer *optimizer)
 {
     return optimizer->values;

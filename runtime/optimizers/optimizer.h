@@ -14,6 +14,8 @@ void lks_optimizer_close(lks_optimizer *optimizer); /* NULL is fine */
 const char *lks_optimizer_name(const lks_optimizer *optimizer);
 const lks_option *lks_optimizer_options(const lks_optimizer *optimizer); /* section "optimizer" */
 void *lks_optimizer_option_values(lks_optimizer *optimizer);
+/* Those of the index-th optimizer that there is; NULL: there are no more. */
+const lks_option *lks_optimizer_options_at(size_t index);
 
 enum { LKS_OPTIMIZER_STATES_MAX = 2 };
 
@@ -58,6 +60,8 @@ void lks_schedule_close(lks_schedule *schedule); /* NULL is fine */
 const char *lks_schedule_name(const lks_schedule *schedule);
 const lks_option *lks_schedule_options(const lks_schedule *schedule); /* section "schedule" */
 void *lks_schedule_option_values(lks_schedule *schedule);
+/* Those of the index-th schedule that there is; NULL: there are no more. */
+const lks_option *lks_schedule_options_at(size_t index);
 /* Factor in [0, 1] of the peak at step `step` (0-based) of `steps`. */
 double lks_schedule_factor(const lks_schedule *schedule, uint64_t step, uint64_t steps);
 

@@ -50,6 +50,14 @@ const lks_option *lks_schedule_options(const lks_schedule *schedule)
     return schedule->driver->options;
 }
 
+const lks_option *lks_schedule_options_at(size_t index)
+{
+    size_t count = 0;
+    while (lks_schedule_drivers[count])
+        ++count;
+    return index < count ? lks_schedule_drivers[index]->options : NULL;
+}
+
 void *lks_schedule_option_values(lks_schedule *schedule)
 {
     return &schedule->values;
