@@ -5,7 +5,7 @@ _lockstep() {
   COMPREPLY=()
   while [[ ${COMP_WORDS[at]} == --verbose || ${COMP_WORDS[at]} == --quiet ]]; do at=$((at + 1)); done
   if [ "$COMP_CWORD" -le "$at" ]; then
-    words='train prepare dataset checkpoint evaluate generate predict config ledger launch --verbose --quiet --version --help'
+    words='train prepare dataset checkpoint evaluate generate predict config ledger launch doctor --verbose --quiet --version --help'
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
     return
   fi
@@ -15,7 +15,9 @@ _lockstep() {
     --task) words='auto classification regression' ;;
     --separator) words='none nul newline' ;;
     --split) words='validation=' ;;
-    --prompt|--tokens|--temperature|--top-k|--seed|--shuffle|--shard-bytes|--target|--types|--missing|--ignore|--max-categories|--classes|--delimiter)
+    --print) words='slurm slurm-srun k8s' ;;
+    --only) words='plan hosts world network rdma clock versions arithmetic cores gpu memory shm memlock run disk notice speed' ;;
+    --limit|--prompt|--tokens|--temperature|--top-k|--seed|--shuffle|--shard-bytes|--target|--types|--missing|--ignore|--max-categories|--classes|--delimiter)
       return ;;
   esac
   if [ -n "$words" ]; then
@@ -31,7 +33,7 @@ _lockstep() {
       words='--json'
       [ "$COMP_CWORD" = $((at + 1)) ] && words='show verify --help' ;;
     checkpoint)
-      words='--json --best'
+      words='--json --best --config --set'
       [ "$COMP_CWORD" = $((at + 1)) ] && words='list show verify digest diff --help' ;;
     ledger)
       words='--json'
@@ -39,7 +41,8 @@ _lockstep() {
     evaluate) words='--json --best --set' ;;
     generate) words='--best --set --prompt --tokens --temperature --top-k --seed' ;;
     predict) words='--best --set --format --tokens --temperature --top-k --seed' ;;
-    launch) words='--hosts --ranks --min-ranks --max-restarts --backoff --probe-seconds --wait-seconds --stall-seconds --mpirun train' ;;
+    launch) words='--hosts --ranks --min-ranks --max-restarts --backoff --probe-seconds --wait-seconds --stall-seconds --mpirun --print --nodes --ranks-per-node --gpus-per-node --name --partition --time --sbatch --image --volume --memory --rdma --namespace train' ;;
+    doctor) words='--set --run --hosts --only --limit --json' ;;
     config) words='--set --json' ;;
   esac
   if [[ $cur == -* || $words == *--help ]]; then

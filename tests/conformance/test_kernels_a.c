@@ -5,7 +5,8 @@
 int main(void)
 {
     Suite *suite = suite_create("kernels a");
-    suite_add_tcase(suite, vector_math_cases());
+    if (harness_on_cpu())
+        suite_add_tcase(suite, vector_math_cases());
     suite_add_tcase(suite, flat_cases());
     suite_add_tcase(suite, linear_cases());
     suite_add_tcase(suite, norm_cases());

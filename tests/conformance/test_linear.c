@@ -157,8 +157,9 @@ static void run_grad_weight(lks_device *device, const linear_shape *s, bool accu
     size_t count = (size_t)(s->n * s->k);
     harness_tensor in[2] = {harness_random(LKS_SHAPE(s->m, s->n), 8, -1, 1),
                             harness_random(LKS_SHAPE(s->m, s->k), 9, -1, 1)};
-    harness_tensor out[2] = {harness_output(LKS_SHAPE(s->n, s->k), accumulate),
-                             bias ? harness_output(LKS_SHAPE(s->n), accumulate) : harness_absent()};
+    harness_tensor out[2] = {harness_output_f32(LKS_SHAPE(s->n, s->k), accumulate),
+                             bias ? harness_output_f32(LKS_SHAPE(s->n), accumulate)
+                                  : harness_absent()};
     harness_call call = {"linear_grad_weight", NULL, in, 2, out, 2, NULL};
     harness_run(device, &call);
     double *dw = harness_f64(count), *scale = harness_f64(count);

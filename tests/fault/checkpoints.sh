@@ -66,7 +66,7 @@ passed_over() { # NAME RANKS: resumes at 4, says so, sets the newest aside, and 
 }
 copy
 flip $newest/state.h5 $(($(stat -c %s $newest/state.h5) / 2))
-refused 'verify a flipped byte' 65 1 'bad' 'whole' -- checkpoint verify bad
+refused 'verify a flipped byte' 65 1 'bad' 'holds' -- checkpoint verify bad
 passed_over 'flipped byte' 1
 copy
 flip $newest/state.h5 $(($(stat -c %s $newest/state.h5) / 2))
@@ -96,8 +96,40 @@ sed -i 's/"\(format_\)\?version": 1/"\1version": 9/' $newest/manifest.json
 for n in 1 2; do
   refused 'a checkpoint of a newer version' 65 $n 'step-00000006' 'newer' '9' -- "${on_bad[@]}"
 done
+# Whole, but of something else: than a configuration, than the job of their run directory
+verify() { # NAME CODE ARGUMENTS...: as JSON
+  local name=$1 code=$2
+  shift 2
+  same "$name: code" "$code" "$("$LOCKSTEP" checkpoint verify --json "$@" 2>/dev/null | sed -n 's/.*"code": "\(.*\)",/\1/p' | sort -u)"
+}
+verify 'the same model and data' ok whole --config job.yaml
+verify 'its own run' ok whole/checkpoints/step-00000006
+verify 'another width' wrong_model whole --config job.yaml --set model.width=16
+verify 'another model' wrong_model whole --config mlp.yaml
+verify 'other data' wrong_dataset whole --config job.yaml --set data.train=data/validation
+refused 'verify, another width' 65 1 'not every checkpoint holds' -- checkpoint verify whole --config job.yaml --set model.width=16
+check 'verify, another width: names the tensor' grep -q 'is of another model: tensor 0 is wte.weight 256x8 there and wte.weight 256x16 here' "$log"
+refused 'verify, a configuration that is not there' 2 1 'none.yaml' -- checkpoint verify whole --config none.yaml
+refused 'verify, --set alone' 2 1 '--config' -- checkpoint verify whole --set model.width=16
+refused 'show with --config' 2 1 '--config' 'verify' -- checkpoint show whole --config job.yaml
+copy
+cp -r mlp/checkpoints/step-00000006 bad/checkpoints/step-00000008
+verify "another job's checkpoint among its own" $'ok\nwrong_model' bad
+rm -rf "${newest%6}8"
+echo '{' >bad/run.json
+verify 'a run.json that does not hold' ok bad
+copy
+truncate -s -64 $newest/state.h5
+verify 'cut short' truncated $newest
+copy
+rm $newest/manifest.json
+verify 'no manifest' no_manifest $newest
+copy
+flip $newest/state.h5 $(($(stat -c %s $newest/state.h5) / 2))
+verify 'a flipped byte' bit_flip $newest
 copy
 sed -i 's/"step": 6/"step": 5/' $newest/manifest.json
+verify 'an edited manifest' manifest_mismatch $newest
 refused 'an edited manifest' 65 1 'step-00000006' -- checkpoint digest $newest
 refused 'a checkpoint that is no checkpoint' 2 1 'text.txt' -- checkpoint digest text.txt
 refused 'no such checkpoint' 2 1 'nowhere does not exist' -- checkpoint digest nowhere

@@ -85,6 +85,40 @@ refused 'empty name of a configuration' 2 1 'name is empty' -- train '' --run ru
 printf '\xef\xbb\xbfmodel: {name: gpt}\r\ntrain: {steps: 3}\r\n' >mark.yaml
 works 'a byte order mark and lines that end in CR LF' 1 config mark.yaml
 
+mkfifo pipe
+refused 'a pipe that nobody writes to' 2 1 'pipe is empty' -- train pipe --run run
+rm pipe
+sed 's/gpt/[gpt]/' job.yaml >list.yaml
+refused 'a list for one value' 2 1 'list.yaml:1' 'model.name is a list' 'one value' -- train list.yaml --run run
+refused 'a list for one value' 2 2 'list.yaml:1' 'model.name is a list' -- train list.yaml --run run
+
+# Another driver than the file's: what only that one knows gives way, said once, where the name came later
+cp job.yaml other.yaml
+cat >>other.yaml <<YAML
+optimizer: {name: adamw, lr: 0.01, beta2: 0.95}
+schedule: {name: cosine, warmup_steps: 1, final_fraction: 0.2}
+YAML
+program=("$LOCKSTEP")
+works 'another optimizer and schedule' 1 config other.yaml --set optimizer.name=sgd --set schedule.name=constant
+check 'what is left out is said' grep -q 'warning: optimizer.name is sgd here, which does not know optimizer.beta2 (other.yaml:[0-9]*): left out' "$log"
+check 'what is left out is said, schedule' grep -q 'warning: schedule.name is constant here, .* schedule.final_fraction (other.yaml:[0-9]*)' "$log"
+check 'what both know stays' grep -q 'warmup_steps: 1' "$log"
+LOCKSTEP_OPTIMIZER_NAME=sgd works 'by the environment' 2 train other.yaml --run other
+same 'one of the ranks says it' 1 "$(grep -c 'does not know optimizer.beta2' "$log")"
+program=("$LOCKSTEP" --quiet)
+refused 'another optimizer, and its option from the same source' 2 1 '--set' 'optimizer.beta2' -- \
+  train other.yaml --run run --set optimizer.name=sgd --set optimizer.beta2=0.9
+sed 's/adamw/sgd/' other.yaml >same.yaml
+refused 'an option of another optimizer in the same file' 2 1 'same.yaml' 'optimizer.beta2' -- train same.yaml --run run
+
+# More memory than there is: refused before anything large is planned or taken
+huge=('at least [0-9.]+ [GTPE]iB of memory' 'available' 'lower')
+refused 'parameters' 2 1 "${huge[@]}" 'checkpoint.buffers=1' 'model\.\*' -- "${train[@]}" --set model.width=400000 --set model.heads=8
+refused 'parameters' 2 2 "${huge[@]}" 'for 2 ranks' -- "${train[@]}" --set model.width=400000 --set model.heads=8
+refused 'activations' 2 1 "${huge[@]}" 'activations' 'train.micro_batch' -- "${train[@]}" --set train.global_batch=800000000 --set train.micro_batch=200000000
+refused 'many layers and activations' 2 1 "${huge[@]}" 'activations' -- \
+  "${train[@]}" --set model.layers=10000 --set train.global_batch=8000000 --set train.micro_batch=2000000
+
 # Lanes, ranks, steps
 refused 'more ranks than lanes' 2 3 '3 ranks' 'train.lanes is 2' 'at most 2' -- "${train[@]}" --set train.lanes=2
 refused 'more ranks than the batch' 2 3 '3 ranks' 'at most 2' -- "${train[@]}" --set train.global_batch=2 --set train.lanes=0
@@ -120,6 +154,17 @@ for facts in 'dataset show data/train' 'dataset verify data/train' 'checkpoint l
     check "$paths --json" python3 -m json.tool <(timeout 60 "$LOCKSTEP" $paths --json) /dev/null
   done
 done
+
+# Help that cannot be printed
+if [ -w /dev/full ]; then
+  for help in '--help' '--version' 'train --help'; do
+    status=0
+    # shellcheck disable=SC2086
+    timeout 60 "$LOCKSTEP" $help >/dev/full 2>"$log" || status=$?
+    same "$help on a full disk: exit status" 74 $status
+    check "$help on a full disk: said" grep -q 'standard output: No space left on device' "$log"
+  done
+fi
 
 # Standard streams that are closed: what is said goes nowhere, into no file either
 status=0

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The ledger: whole over starts on any number of ranks, broken by any lie; old checkpoints have none.
-#   ledger.sh LOCKSTEP MAKE_DATA
-LOCKSTEP=$1 MAKE_DATA=$2
+#   ledger.sh LOCKSTEP MAKE_DATA PRELOAD
+LOCKSTEP=$1 MAKE_DATA=$2 preload=$(realpath "$3")
 # shellcheck source=tests/tools/common.sh
 . "$(dirname "$(realpath "$0")")/../tools/common.sh"
 
@@ -67,6 +67,32 @@ for n in 1 2; do
   proves "killed at $n ranks" killed 'each used once'
 done
 sed -i 's/steps: 100000000/steps: 30/' job.yaml
+
+# Lines that cannot be written: no checkpoint is committed before they are, so that a kill loses none for good
+last_line() { tail -n 1 "$1/ledger.jsonl" 2>/dev/null | sed -n 's/{"step": \([0-9]*\),.*/\1/p'; }
+newest() { find "$1/checkpoints" -maxdepth 1 -name 'step-????????' 2>/dev/null | sort | tail -n 1 | sed 's/.*step-0*//'; }
+unwritten() { # NAME TIMES STEPS: from the 12th line on, in a job that is to go on to STEPS
+  local times=$2
+  rm -rf "$1"
+  LD_PRELOAD=$preload LKS_FAULT_UNDER=$work/$1/ledger.jsonl LKS_FAULT_CALLS=write LKS_FAULT_AT=12 LKS_FAULT_TIMES=$times \
+    LKS_FAULT_KIND=ENOSPC exec "$LOCKSTEP" train job.yaml --run "$1" --set train.steps="$3" --set checkpoint.memory_every_steps=0
+}
+export ASAN_OPTIONS=${ASAN_OPTIONS-}:verify_asan_link_order=0
+(unwritten lost 100000000 100000000) >lost.log 2>&1 &
+process=$!
+until [ "$(grep -ac 'is given up: .*ledger.jsonl: write: No space left on device; training goes on' lost.log)" -ge 3 ] ||
+  ! kill -0 $process 2>/dev/null; do sleep 0.01; done
+kill -KILL $process
+wait $process 2>/dev/null || true
+same 'lines that cannot be written: the last line' 11 "$(last_line lost)"
+check 'lines that cannot be written: no later checkpoint' [ "0$(newest lost)" -le 10 ]
+train 1 lost
+same 'lines that could not be written: none is missing' "$(seq 30)" "$(chains lost | cut -d ' ' -f 1)"
+proves 'lines that could not be written' lost 'recorded by 30 lines'
+same 'lines that could not be written: the same bits' "$(digest straight)" "$(digest lost)"
+(unwritten late 12 30) >late.log 2>&1 || cat late.log
+same 'lines that waited: none is missing' "$(chains straight)" "$(chains late)"
+same 'lines that waited: the last checkpoint' 30 "$(newest late)"
 
 # Lies
 lie() { rm -rf lie; cp -r ids lie; }

@@ -30,4 +30,23 @@ for try in 1 2 3; do
   [ "$status" = 75 ] || tail -n 5 "$try.log"
   check "try $try: the checkpoint is whole" "$LOCKSTEP" checkpoint verify "run-$try" >/dev/null
 done
+
+# A step that takes very long: the second TERM, or INT, does not wait for its end
+sed -i 's/global_batch: 64/global_batch: 16384/' job.yaml
+for signal in TERM INT; do
+  (exec_ranks 1 "$LOCKSTEP" train job.yaml --run "end-$signal" >"end-$signal.log" 2>&1) &
+  process=$!
+  for _ in $(seq 1000); do
+    grep -aq 'ready after' "end-$signal.log" && break
+    sleep 0.02
+  done
+  kill -TERM $process
+  check "a first TERM is a notice: it goes on" grep -q '^State:.[RSD]' /proc/$process/status
+  sleep 0.3 # two that come together count as one
+  kill -$signal $process
+  status=0
+  wait $process || status=$?
+  same "TERM and then $signal" $((128 + $(kill -l $signal))) "$status"
+  check "TERM and then $signal: said" grep -aq 'told to end a second time: ends now, without a checkpoint' "end-$signal.log"
+done
 say_result

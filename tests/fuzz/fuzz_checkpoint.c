@@ -125,7 +125,7 @@ static bool fuzz_open(bool *whole)
 static bool fuzz_report(bool whole)
 {
     json_t *report;
-    lks_status status = lks_checkpoint_check_report(place.checkpoint, &report);
+    lks_status status = lks_checkpoint_check_report(place.checkpoint, NULL, &report);
     if (status == LKS_ERR_USAGE && !whole) /* it is not a checkpoint at all */
         return true;
     if (status != LKS_OK)

@@ -13,6 +13,11 @@
 # network is left alone; all files lie below DIR, which all hosts share.
 
 cluster_net=10.88.7 # only inside the namespaces
+# To be set before cluster_start by who wants other names than host1, host2, ...
+cluster_prefix=host
+cluster_first=1
+cluster_domain= # ".job.namespace.svc": follows the names in the hostfile, which /etc/hosts knows with and without
+cluster_slots=1
 cluster_dir=
 declare -A cluster_keeper=() # process of the machine that holds a host; killing it ends the host
 declare -A cluster_init=()   # the host's process 1, as the machine numbers it
@@ -39,6 +44,14 @@ cluster_until() {
   done
 }
 
+cluster_names() { # N
+  seq -f "$cluster_prefix%g" "$cluster_first" $((cluster_first + $1 - 1))
+}
+
+cluster_number() { # HOST: the last part of its address
+  if [ "$1" = launcher ]; then echo 200; else echo $((${1#"$cluster_prefix"} - cluster_first + 1)); fi
+}
+
 cluster_write_files() { # N
   local i d=$cluster_dir
   mkdir -p "$d/ssh" "$d/state" "$d/tmp" "$d/etc"
@@ -54,9 +67,9 @@ cluster_write_files() { # N
   {
     echo '127.0.0.1 localhost'
     echo "$cluster_net.200 launcher"
-    for i in $(seq "$1"); do echo "$cluster_net.$i host$i"; done
+    for i in $(cluster_names "$1"); do echo "$cluster_net.$(cluster_number "$i") $i$cluster_domain $i"; done
   } >"$d/names"
-  for i in $(seq "$1"); do echo "host$i slots=1"; done >"$d/hostfile"
+  for i in $(cluster_names "$1"); do echo "$i$cluster_domain slots=$cluster_slots"; done >"$d/hostfile"
 }
 
 # What process 1 of a host does: DIR NAME.
@@ -99,8 +112,8 @@ cluster_boot_host() { # NAME
 }
 
 cluster_link_host() { # NAME: eth0 there, a port of its name on the hub's bridge
-  local name=$1 number=${1#host}
-  [ "$name" != launcher ] || number=200
+  local name=$1 number
+  number=$(cluster_number "$1")
   cluster_inside hub --net ip link add name "$name" type veth peer name eth0 netns "${cluster_init[$name]}"
   cluster_inside hub --net ip link set "$name" master joint up
   # one address for ever, or a host that comes back is not found until caches forget
@@ -121,11 +134,11 @@ cluster_start() { # DIR N
   cluster_boot_host hub
   cluster_inside hub --net ip link add name joint type bridge forward_delay 0
   cluster_inside hub --net ip link set joint up
-  for i in launcher $(seq -f host%g "$2"); do
+  for i in launcher $(cluster_names "$2"); do
     cluster_boot_host "$i"
     cluster_link_host "$i"
   done
-  for i in $(seq -f host%g "$2"); do
+  for i in $(cluster_names "$2"); do
     cluster_until 10 cluster_answers "$i" || { echo "no ssh to $i" >&2; cat "$cluster_dir"/state/*.sshd >&2; return 1; }
   done
 }

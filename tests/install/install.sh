@@ -24,6 +24,10 @@ library=$(ldd "$LOCKSTEP" | sed -n 's/.*liblockstep.so.0 => \([^ ]*\).*/\1/p')
 same "the program finds the library installed with it" "$(find "$root" -name 'liblockstep.so.0.*')" "$(realpath "$library")"
 check "it lists its commands" grep -q 'lockstep train CONFIG' <("$LOCKSTEP" --help)
 
+"$LOCKSTEP" launch --print slurm --nodes 2 -- train away.yaml >job.sbatch 2>/dev/null
+check "it prints a batch script that calls it" grep -qxF "lockstep=$LOCKSTEP" job.sbatch
+check "the batch scripts are installed" ls "$root/share/lockstep/slurm/train.sbatch" "$root/share/lockstep/slurm/train-srun.sbatch" >/dev/null
+
 # Each header alone.
 read -ra cflags < <(package --cflags)
 headers=$(cd "$root/include/lockstep" && find . -name '*.h' | sed 's|^\./||' | LC_ALL=C sort)

@@ -6,7 +6,9 @@ int main(void)
 {
     Suite *suite = suite_create("base");
     suite_add_tcase(suite, case_text());
+    suite_add_tcase(suite, case_yaml_text());
     suite_add_tcase(suite, case_memory());
+    suite_add_tcase(suite, case_node_memory());
     suite_add_tcase(suite, case_rng_hash());
     suite_add_tcase(suite, case_files());
     suite_add_tcase(suite, case_json());

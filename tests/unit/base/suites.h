@@ -14,9 +14,11 @@ TCase *case_json(void);
 TCase *case_layout(void);
 TCase *case_log(void);
 TCase *case_memory(void);
+TCase *case_node_memory(void);
 TCase *case_options(void);
 TCase *case_rng_hash(void);
 TCase *case_text(void);
+TCase *case_yaml_text(void);
 
 #define ASSERT_OK(expression)                                                                      \
     do {                                                                                           \

@@ -375,8 +375,8 @@ START_TEST(scheduled_changes_are_told)
     lks_text changes = {0};
     json_t *recorded = record("train: {path: a}\n");
     ASSERT_OK(resume(recorded, "train: {steps: 200, path: b}\noptimizer: {lr: 2e-3}\n", &changes));
-    ck_assert_str_eq(changes.data, "train.steps: 100 -> 200 (gpt.yaml:1)\n"
-                                   "optimizer.lr: 0.001 -> 0.002 (gpt.yaml:2)\n");
+    ck_assert_str_eq(changes.data, "train.steps: 100 -> 200 (gpt.yaml:1), "
+                                   "optimizer.lr: 0.001 -> 0.002 (gpt.yaml:2)");
     lks_text_release(&changes);
     json_decref(recorded);
 }
@@ -404,9 +404,61 @@ START_TEST(keys_of_one_side_meet_the_default)
     json_object_set_new(json_object_get(recorded, "model.gone"), "change",
                         json_string("scheduled"));
     ASSERT_OK(lks_config_check_resume(config, recorded, &changes));
-    ck_assert_str_eq(changes.data, "model.gone: 2 -> not set (now)\n");
+    ck_assert_str_eq(changes.data, "model.gone: 2 -> not set (now)");
     lks_text_release(&changes);
     json_decref(recorded);
+}
+END_TEST
+
+START_TEST(one_value_is_no_list)
+{
+    ASSERT_OK(read_text("model: {width: [5], sizes: [3]}"));
+    bind_all();
+    ASSERT_FAILS(lks_config_check_unknown(config), LKS_ERR_USAGE,
+                 "gpt.yaml:1: model.width is a list, want one value");
+    ASSERT_OK(lks_config_set(config, "model.width=6", "--set"));
+    ASSERT_OK(lks_config_check_unknown(config));
+    ck_assert_int_eq(model.sizes.count, 1);
+}
+END_TEST
+
+static const lks_option other_table[] = {
+    {"momentum", LKS_OPTION_NUMBER, 0, "0", 0, 1, NULL, LKS_OPTION_FIXED, "of another optimizer"},
+    {"lr", LKS_OPTION_NUMBER, 0, "1", 0, 1, NULL, LKS_OPTION_FIXED, "of both"},
+    LKS_OPTIONS_END};
+
+static void leave_out(const char *want)
+{
+    lks_text left_out = {0};
+    ck_assert_str_eq(lks_config_get_default(config, "optimizer.name", "adamw"), "adamw");
+    bind_all();
+    ASSERT_OK(lks_config_leave_out(config, "optimizer.name", other_table, &left_out));
+    ck_assert_str_eq(left_out.data ? left_out.data : "", want);
+    lks_text_release(&left_out);
+}
+
+START_TEST(options_of_another_driver_give_way_to_a_later_name)
+{
+    ASSERT_OK(read_text("optimizer: {name: sgd, momentum: 0.9, lr: 0.1}"));
+    ASSERT_OK(lks_config_set(config, "optimizer.name=adamw", "--set"));
+    leave_out("optimizer.momentum (gpt.yaml:1)");
+    ASSERT_OK(lks_config_check_unknown(config));
+    ck_assert(optimizer.lr == 0.1);
+    leave_out(""); /* once */
+}
+END_TEST
+
+START_TEST(options_of_another_driver_are_errors_of_the_same_source)
+{
+    ASSERT_OK(read_text("optimizer: {name: adamw, momentum: 0.9}"));
+    leave_out("");
+    ASSERT_FAILS(lks_config_check_unknown(config), LKS_ERR_USAGE, "optimizer.momentum");
+    teardown();
+    setup();
+    ASSERT_OK(lks_config_set(config, "optimizer.name=adamw", "--set"));
+    ASSERT_OK(lks_config_set(config, "optimizer.momentum=0.9", "--set"));
+    leave_out("");
+    ASSERT_FAILS(lks_config_check_unknown(config), LKS_ERR_USAGE, "optimizer.momentum");
 }
 END_TEST
 
@@ -428,6 +480,9 @@ TCase *case_config(void)
     tcase_add_test(tcase, names_can_be_asked_for);
     tcase_add_test(tcase, a_bound_key_keeps_its_class_when_asked_for);
     tcase_add_test(tcase, printed_yaml_reads_back);
+    tcase_add_test(tcase, one_value_is_no_list);
+    tcase_add_test(tcase, options_of_another_driver_give_way_to_a_later_name);
+    tcase_add_test(tcase, options_of_another_driver_are_errors_of_the_same_source);
     return tcase;
 }
 

@@ -136,9 +136,19 @@ START_TEST(sizes_are_for_people)
 }
 END_TEST
 
+START_TEST(counts_have_their_noun)
+{
+    char text[32];
+    ck_assert_str_eq(lks_text_count(text, sizeof text, 0, "rank"), "0 ranks");
+    ck_assert_str_eq(lks_text_count(text, sizeof text, 1, "rank"), "1 rank");
+    ck_assert_str_eq(lks_text_count(text, sizeof text, 12, "node"), "12 nodes");
+}
+END_TEST
+
 TCase *case_text(void)
 {
     TCase *tcase = tcase_create("text");
+    tcase_add_test(tcase, counts_have_their_noun);
     tcase_add_test(tcase, integers_are_read_strictly);
     tcase_add_test(tcase, numbers_are_read_strictly);
     tcase_add_test(tcase, booleans_are_words);

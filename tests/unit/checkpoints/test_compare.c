@@ -94,16 +94,33 @@ START_TEST(test_tensors)
     HAS(r, "step: 1 | 2\n");
     HAS(r, "position: 64 | 128\n");
     HAS(r,
-        "model/wte: 3 of 150000 elements differ, in 2 of 3 blocks; the largest difference is 2.25 "
-        "at [1, 1]");
-    HAS(r, "optimizer/m/scale: 1 of 1 elements differ, in 1 of 1 blocks; the largest difference is "
-           "inf at []");
+        "model/wte: 3 of 150000 elements differ, in 2 of 3 blocks (0, 2); the largest difference "
+        "is 2.25 at [1, 1]");
+    HAS(r,
+        "optimizer/m/scale: 1 of 1 elements differ, in 1 of 1 blocks (0); the largest difference "
+        "is inf at []");
     ck_assert_uint_eq(json_array_size(json_object_get(r.json, "differences")), 4);
     json_t *wte_entry = json_array_get(json_object_get(r.json, "differences"), 2);
     ck_assert_int_eq(json_integer_value(json_object_get(wte_entry, "elements")), 3);
     ck_assert_int_eq(json_integer_value(json_object_get(wte_entry, "blocks")), 2);
+    json_t *which = json_object_get(wte_entry, "which_blocks");
+    ck_assert_uint_eq(json_array_size(which), 2);
+    ck_assert_int_eq(json_integer_value(json_array_get(which, 1)), 2);
     ck_assert(json_real_value(json_object_get(wte_entry, "largest")) == 2.25);
     ck_assert(json_is_false(json_object_get(r.json, "state_equal")));
+    result_release(&r);
+}
+END_TEST
+
+START_TEST(test_all_blocks)
+{
+    fixture_fill(&self, 3);
+    save(&self, 1, NULL);
+    for (uint64_t i = 0; i < 150000; ++i)
+        self.data[0][self.layout->tensors[0].offset + i] += 1;
+    save(&self, 2, NULL);
+    result r = compare("step-00000001", "step-00000002");
+    HAS(r, "model/wte: 150000 of 150000 elements differ, in 3 of 3 blocks (0-2); the largest");
     result_release(&r);
 }
 END_TEST
@@ -165,6 +182,7 @@ TCase *case_compare(void)
     tcase_add_test(c, test_digest);
     tcase_add_test(c, test_same);
     tcase_add_test(c, test_tensors);
+    tcase_add_test(c, test_all_blocks);
     tcase_add_test(c, test_signed_zero);
     tcase_add_test(c, test_groups);
     tcase_add_test(c, test_configs);

@@ -37,7 +37,7 @@ static void expect(const char *code, lks_status status, const char *part)
     json_t *report;
     lks_checkpoint *checkpoint;
     const char *path = fixture_path(&self, name, NULL), *text;
-    ASSERT_OK(lks_checkpoint_check_report(path, &report));
+    ASSERT_OK(lks_checkpoint_check_report(path, NULL, &report));
     ASSERT_OK(lks_json_get_string(report, "report", "code", &text));
     const char *message;
     ASSERT_OK(lks_json_get_string(report, "report", "message", &message));
@@ -127,7 +127,7 @@ START_TEST(test_metadata_flips)
     for (size_t i = 0; i < sizeof offsets / sizeof *offsets; ++i) {
         json_t *report;
         flip(offsets[i], 0x04);
-        ASSERT_OK(lks_checkpoint_check_report(fixture_path(&self, name, NULL), &report));
+        ASSERT_OK(lks_checkpoint_check_report(fixture_path(&self, name, NULL), NULL, &report));
         ck_assert_msg(json_is_false(json_object_get(report, "valid")), "byte %llu",
                       (unsigned long long)offsets[i]);
         json_decref(report);
@@ -295,7 +295,7 @@ START_TEST(test_manifest_of_something_else)
         LKS_ERR_USAGE, "not of a checkpoint");
     ASSERT_FAILS(lks_checkpoint_open(&checkpoint, "/tmp", LKS_CHECK_MANIFEST), LKS_ERR_USAGE,
                  "is not a checkpoint");
-    ASSERT_FAILS(lks_checkpoint_check_report("/no/such/place", &report), LKS_ERR_USAGE,
+    ASSERT_FAILS(lks_checkpoint_check_report("/no/such/place", NULL, &report), LKS_ERR_USAGE,
                  "is not a checkpoint");
 }
 END_TEST
@@ -360,6 +360,57 @@ START_TEST(test_every_manifest_byte)
     close(file);
     free(text);
     expect("ok", LKS_OK, "everything holds");
+}
+END_TEST
+
+/* --- Of something else ---------------------------------------------------------------- */
+
+static void expect_against(const lks_checkpoint_expectation *expected, const char *code,
+                           const char *part)
+{
+    json_t *report;
+    const char *found, *message;
+    ASSERT_OK(lks_checkpoint_check_report(fixture_path(&self, name, NULL), expected, &report));
+    ASSERT_OK(lks_json_get_string(report, "report", "code", &found));
+    ASSERT_OK(lks_json_get_string(report, "report", "message", &message));
+    ck_assert_msg(strcmp(found, code) == 0 && strstr(message, part) != NULL,
+                  "%s: %s; want %s with \"%s\"", found, message, code, part);
+    ck_assert(json_is_true(json_object_get(report, "valid")) == (strcmp(code, "ok") == 0));
+    json_decref(report);
+}
+
+START_TEST(test_of_something_else)
+{
+    save();
+    lks_checkpoint_info info = fixture_info(100);
+    char fingerprint[65], digest[65];
+    snprintf(fingerprint, sizeof fingerprint, "%s", info.model_fingerprint);
+    snprintf(digest, sizeof digest, "%s", info.dataset_digest);
+    lks_checkpoint_expectation expected = {"job.yaml", fingerprint, NULL, digest};
+    expect_against(&expected, "ok", "everything holds");
+    digest[5] ^= 1;
+    expect_against(&expected, "wrong_dataset", "is of other data: its dataset's digest is ");
+    fingerprint[5] ^= 1;
+    expect_against(&expected, "wrong_model", "that of job.yaml is ");
+    expected.layout = self.layout; /* equal: the fingerprints speak */
+    expect_against(&expected, "wrong_model", "is of another model: its fingerprint is ");
+}
+END_TEST
+
+START_TEST(test_of_another_layout)
+{
+    lks_layout *other;
+    save();
+    ASSERT_OK(lks_layout_create(&other));
+    ASSERT_OK(lks_layout_add(other, "wte", self.layout->tensors[0].shape, LKS_ROLE_PARAMETER, true,
+                             NULL));
+    lks_checkpoint_expectation expected = {"job.yaml", "no such fingerprint", other, NULL};
+    expect_against(&expected, "wrong_model", "is of another model: 8 tensors there and 1 here");
+    ASSERT_OK(lks_layout_add(other, "h.0.ln.gain", (lks_shape){1, {13}}, LKS_ROLE_PARAMETER, false,
+                             NULL));
+    expect_against(&expected, "wrong_model",
+                   "tensor 1 is h.0.ln.gain 12 there and h.0.ln.gain 13 here");
+    lks_layout_destroy(other);
 }
 END_TEST
 
@@ -460,6 +511,8 @@ TCase *case_damage(void)
     tcase_add_test(c, test_manifest_of_something_else);
     tcase_add_test(c, test_sealed_untruths);
     tcase_add_test(c, test_every_manifest_byte);
+    tcase_add_test(c, test_of_something_else);
+    tcase_add_test(c, test_of_another_layout);
     tcase_add_test(c, test_missing_tensor);
     tcase_add_test(c, test_missing_group);
     tcase_add_test(c, test_extra_tensor);

@@ -284,6 +284,8 @@ static void check_layouts(lks_comm *comm, lks_device *device, const links *all)
     static const uint64_t bucket_bytes[] = {1, 300000, 0};
     for (uint32_t i = 0; i < 3; ++i) {
         lks_layout *layout = NULL;
+        if (all->few && i != (uint32_t)lks_comm_size(comm) % 3)
+            continue;
         make_layout(comm, i + 1, &layout);
         for (int k = 0; k < all->count; ++k) {
             const char *link = all->names[k];

@@ -1,0 +1,40 @@
+/* Streams, events and graphs: work that waits until it may run. */
+#ifndef LKS_TESTS_CUDA_QUEUE_H
+#define LKS_TESTS_CUDA_QUEUE_H
+
+#include "emulation.h"
+
+#include <functional>
+#include <mutex>
+
+/* Held through each call of the runtime. */
+std::recursive_mutex &lks_queue_lock();
+/* Settings from the environment; see README.md. */
+struct lks_emulation_settings {
+    uint64_t seed;
+    bool defer, races;
+    int devices, multiprocessors;
+};
+const lks_emulation_settings &lks_emulation_get_settings();
+
+/* What calls return from now on when a kernel failed (sticky), else `error`, which
+ * cudaGetLastError then tells. */
+cudaError_t lks_queue_result(cudaError_t error);
+
+/* For the file that LKS_EMULATION_COUNTS names, written at the end. */
+struct lks_emulation_counts {
+    uint64_t waits;       /* of the host for all of a stream or device */
+    uint64_t event_waits; /* for an event that was not yet there */
+    uint64_t allocations, launches;
+};
+lks_emulation_counts &lks_emulation_count();
+
+/* Gives work to a stream: runs it at once, or later where the setting says so, or records it. */
+cudaError_t lks_queue_push(cudaStream_t stream, std::function<void()> work);
+/* Until all that the stream (all streams) was given has run. */
+cudaError_t lks_queue_finish(cudaStream_t stream);
+cudaError_t lks_queue_finish_all();
+bool lks_queue_recording(cudaStream_t stream);
+bool lks_queue_recording_any();
+
+#endif
