@@ -76,6 +76,11 @@ lks_status lks_checkpoints_open(lks_checkpoints **out,
 void lks_checkpoints_close(
     lks_checkpoints *checkpoints); /* (collective) waits for a save; NULL is fine */
 
+/* Before the first save, not collective: makes what all saves of this job have in common (the file without data), so that
+ * the first takes no longer than the others. After a failure the save does it, and tells. */
+lks_status lks_checkpoints_prepare(lks_checkpoints *checkpoints,
+                                   const lks_checkpoint_info *info) LKS_MUST_CHECK;
+
 /* (collective) Copies own blocks of `arrays` (order and groups as in the spec) to staging and returns; its
  * writing starts at once, or when the save before it has ended. `busy`: the same on all ranks.
  * *stall_seconds is all that the caller waited, copy included. It is not committed before the next progress or

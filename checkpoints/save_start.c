@@ -88,6 +88,11 @@ static lks_status prepare_image(lks_checkpoints *c, const lks_checkpoint_info *i
     return status;
 }
 
+lks_status lks_checkpoints_prepare(lks_checkpoints *checkpoints, const lks_checkpoint_info *info)
+{
+    return checkpoints->root ? prepare_image(checkpoints, info) : LKS_OK;
+}
+
 static lks_status create_files(lks_checkpoints *c, const lks_checkpoint_info *info)
 {
     LKS_TRY(lks_save_set_partial(c));

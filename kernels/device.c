@@ -159,12 +159,14 @@ uint64_t lks_device_waits(const lks_device *device)
 
 lks_status lks_device_pin(lks_device *device, void *host, size_t bytes)
 {
-    return device->driver->is_host ? LKS_OK : device->driver->pin(device->instance, host, bytes);
+    if (device->driver->is_host || bytes == 0)
+        return LKS_OK;
+    return device->driver->pin(device->instance, host, bytes);
 }
 
 void lks_device_unpin(lks_device *device, void *host, size_t bytes)
 {
-    if (!device->driver->is_host)
+    if (!device->driver->is_host && bytes > 0)
         device->driver->unpin(device->instance, host, bytes);
 }
 

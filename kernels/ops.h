@@ -14,6 +14,7 @@
  * and an output marked (+=) of the primitive kernels (from "unary" on) may be f32 though the inputs are bf16: it is then
  * a parameter's gradient. With bf16 every kernel computes in f32 from what it reads and rounds each element
  * that it writes once, to the nearest even; what it adds to is read and added in f32 before that.
+ * A device may also round what is a factor of a product inside attention: probabilities, gradients of scores.
  *
  * A kernel of the name `foo_grad...` gives gradients of the summed loss.
  */

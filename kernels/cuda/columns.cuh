@@ -25,6 +25,7 @@ static __global__ void __launch_bounds__(32 * LKS_COLUMNS_LANES)
     int64_t column = (int64_t)blockIdx.x * 32 + threadIdx.x;
     float sum = 0;
     if (column < columns)
+#pragma unroll 8
         for (int64_t p = threadIdx.y; p < count; p += LKS_COLUMNS_LANES)
             sum += partials[p * stride + column];
     sums[threadIdx.y][threadIdx.x] = sum;

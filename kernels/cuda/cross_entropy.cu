@@ -156,6 +156,7 @@ static __global__ void __launch_bounds__(THREADS)
 {
     __shared__ double parts[WARPS];
     double loss = 0, valid = 0, right = 0;
+#pragma unroll 8
     for (int64_t row = threadIdx.x; row < rows; row += THREADS) {
         loss += terms[2 * row];
         valid += terms[2 * row + 1] > 0;

@@ -40,15 +40,21 @@ static int usual_rank(const lks_doctor *d)
     return best;
 }
 
-static const char *drop_line(const lks_doctor *d, int rank)
+/* A start on the hosts that agree. */
+static const char *drop_line(const lks_doctor *d, int usual)
 {
-    const char *host = lks_doctor_host(d, rank);
-    const char *hosts = d->options->hosts;
-    if (hosts)
-        return lks_doctor_say(d, "sed -i -E '/^%s([ :]|$)/d' %s", host, hosts);
-    if (getenv("SLURM_JOB_ID"))
-        return lks_doctor_say(d, "export SBATCH_EXCLUDE=%s", host);
-    return lks_doctor_say(d, "mpirun -n %d --host HOSTS-WITHOUT-%s lockstep doctor", d->size, host);
+    lks_text hosts = {0};
+    int ranks = 0;
+    for (int r = 0; r < d->size; ++r) {
+        if (strcmp(lks_doctor_text(d, r, "hash"), lks_doctor_text(d, usual, "hash")) != 0)
+            continue;
+        lks_text_append(&hosts, "%s%s", hosts.length ? "," : "", lks_doctor_host(d, r));
+        ++ranks;
+    }
+    const char *line = lks_doctor_say(d, "mpirun --host %s -n %d lockstep doctor",
+                                      hosts.data ? hosts.data : "", ranks);
+    lks_text_release(&hosts);
+    return line;
 }
 
 static void arithmetic_judge(lks_doctor *d)
@@ -60,7 +66,7 @@ static void arithmetic_judge(lks_doctor *d)
             !strcmp(lks_doctor_text(d, r, "hash"), lks_doctor_text(d, usual, "hash")))
             continue;
         lks_doctor_row(d, NULL, LKS_DOCTOR_FAIL, r,
-                       *variable ? lks_doctor_say(d, "unset %s", variable) : drop_line(d, r),
+                       *variable ? lks_doctor_say(d, "unset %s", variable) : drop_line(d, usual),
                        "computes other bits (%s) than rank %d of %s (%s)%s%s",
                        lks_doctor_text(d, r, "arithmetic"), usual, lks_doctor_host(d, usual),
                        lks_doctor_text(d, usual, "arithmetic"), *variable ? "; set here: " : "",

@@ -96,8 +96,8 @@ static lks_status rdma_look(lks_doctor *d, json_t *facts)
     lks_file_list names, numbers;
     json_t *ports = json_array();
     json_object_set_new(facts, "ports", ports);
-    static const char *const choices[] = {"NCCL_IB_HCA", "NCCL_IB_GID_INDEX"};
-    for (int i = 0; i < 2; ++i)
+    static const char *const choices[] = {"NCCL_IB_HCA", "NCCL_IB_GID_INDEX", "NCCL_IB_DISABLE"};
+    for (int i = 0; i < 3; ++i)
         if (getenv(choices[i]) && *getenv(choices[i]))
             json_object_set_new(facts, choices[i], json_string(getenv(choices[i])));
     if (!lks_files_is_directory(devices) || lks_files_list(devices, &names) != LKS_OK)
@@ -293,12 +293,25 @@ static int hosts_with_ports(const lks_doctor *d)
     return count;
 }
 
+static bool is_switched_off(const lks_doctor *d)
+{
+    for (int r = 0; r < d->size; ++r)
+        if (strcmp(lks_doctor_text(d, r, "NCCL_IB_DISABLE"), "1") != 0)
+            return false;
+    return true;
+}
+
 static void rdma_judge(lks_doctor *d)
 {
     int with = hosts_with_ports(d), nodes = lks_comm_node_count(d->comm);
     if (!with) {
         lks_doctor_row(d, NULL, LKS_DOCTOR_OK, LKS_DOCTOR_ALL, NULL,
                        "no RDMA device: messages go over TCP");
+        return;
+    }
+    if (is_switched_off(d)) {
+        lks_doctor_row(d, NULL, LKS_DOCTOR_OK, LKS_DOCTOR_ALL, NULL,
+                       "switched off by NCCL_IB_DISABLE: messages go over TCP");
         return;
     }
     for (int r = 0; r < d->size; ++r) {

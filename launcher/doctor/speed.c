@@ -243,7 +243,7 @@ static void tell_checkpoint(lks_doctor *d, double step)
     bool late = every > 0 && step > 0 && seconds > every * step;
     lks_doctor_row(
         d, "checkpoint", late ? LKS_DOCTOR_WARN : LKS_DOCTOR_OK, LKS_DOCTOR_ALL,
-        late ? lks_doctor_say(d, "--set checkpoint.every_steps=%.0f", ceil(2 * seconds / step))
+        late ? lks_doctor_say(d, "--set checkpoint.every_steps=%.0f", ceil(4 * seconds / step))
              : NULL,
         "%s in about %s at the measured write rate, beside the training%s",
         lks_doctor_bytes(d, bytes), duration(d, seconds),

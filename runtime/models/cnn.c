@@ -1,5 +1,6 @@
 /* A residual convolutional network: He et al., "Deep residual learning for image
  * recognition", CVPR 2016, with a 3x3 stem. */
+#include "runtime/base/memory.h"
 #include "runtime/models/model_driver.h"
 
 #include <math.h>
@@ -58,15 +59,27 @@ static lks_tensor *cnn_block(lks_graph *g, const char *name, lks_tensor *x, int6
     return cnn_norm(g, lks_name(g, "%s.bn2", name), y, out, shortcut, LKS_RELU);
 }
 
-/* The image as f32 with zero mean and unit deviation per channel of the training
- * part; the small constant is for channels that never vary. */
+/* One over the deviation; the small constant is for channels that never vary. Exact in every precision, which
+ * the result of an op would not be. */
+static lks_tensor *cnn_scale(lks_graph *g, const lks_schema *schema)
+{
+    float *scale = NULL;
+    if (LKS_NEW_ARRAY(&scale, (size_t)schema->channels) != LKS_OK) {
+        lks_graph_refuse(g, "%s", lks_status_message());
+        return NULL;
+    }
+    for (int i = 0; i < schema->channels; ++i)
+        scale[i] = 1 / (schema->channel_deviation[i] + 1e-3f);
+    lks_tensor *constant = lks_constant(g, LKS_SHAPE(schema->channels), scale);
+    lks_memory_free(scale);
+    return constant;
+}
+
+/* The image with zero mean and unit deviation per channel of the training part. */
 static lks_tensor *cnn_input(lks_graph *g, const lks_schema *schema)
 {
-    lks_shape channels = LKS_SHAPE(schema->channels);
-    lks_tensor *shift = lks_constant(g, channels, schema->channel_mean);
-    lks_tensor *deviation = lks_constant(g, channels, schema->channel_deviation);
-    lks_tensor *scale = lks_op_unary(g, LKS_UNARY_RECIPROCAL, lks_op_affine(g, deviation, 1, 1e-3));
-    return lks_op_image(g, lks_input(g, "image"), shift, scale);
+    lks_tensor *shift = lks_constant(g, LKS_SHAPE(schema->channels), schema->channel_mean);
+    return lks_op_image(g, lks_input(g, "image"), shift, cnn_scale(g, schema));
 }
 
 static void cnn_build(lks_graph *g, const void *options, const lks_schema *schema)

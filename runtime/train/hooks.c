@@ -1,6 +1,7 @@
 #include "runtime/train/hooks.h"
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
+#include "runtime/train/saves.h"
 #include "runtime/train/state.h"
 
 #include <math.h>
@@ -63,70 +64,16 @@ static lks_checkpoint_when_busy when_busy(const hook_context *c)
     return c->last || !skips ? LKS_CHECKPOINT_WAIT : LKS_CHECKPOINT_SKIP;
 }
 
-static lks_status save(hook_context *c)
-{
-    lks_job *job = c->job;
-    char chain[65];
-    lks_text yaml = {0};
-    lks_config_print_yaml(job->request->config, false, &yaml);
-    json_t *config = lks_config_to_json(job->request->config);
-    lks_checkpoint_info info = {
-        .step = c->step->step,
-        .run_id = job->run.id,
-        .config_yaml = yaml.data,
-        .config_json = config,
-        .model_fingerprint = job->fingerprint,
-        .dataset_digest = lks_dataset_digest(job->data),
-        .arithmetic = lks_device_arithmetic(job->device),
-        .position = c->step->step * (uint64_t)job->geometry.global_batch,
-        .seed = (uint64_t)job->experiment.settings.train.seed,
-        .validation_loss = c->validation_loss,
-        .ledger = job->ledger.known ? lks_ledger_hex(&job->ledger, chain) : NULL,
-        .epoch = job->run.epoch,
-    };
-    lks_status status = lks_state_fetch(job);
-    if (status == LKS_OK)
-        status = lks_checkpoints_save(job->checkpoints, job->arrays, &info, when_busy(c),
-                                      &c->checkpoint_stall_seconds);
-    json_decref(config);
-    lks_text_release(&yaml);
-    return status;
-}
-
-/* Rank 0: what a notice leaves time for, from what the saves of this start have taken. */
-static void announce_save(const hook_context *c)
-{
-    lks_checkpoints_stats stats = lks_checkpoints_get_stats(c->job->checkpoints);
-    unsigned long long step = c->step->step;
-    double left = c->step->notice_seconds, needed = stats.last_write_seconds;
-    if (stats.running_seconds > 0) /* that one comes first */
-        needed += fmax(0, stats.last_write_seconds - stats.running_seconds);
-    char size[32], rate[32], measured[128] = "how long that takes is not measured yet";
-    if (stats.saved > 0)
-        snprintf(measured, sizeof measured, "%s at %s/s take %.1f s",
-                 lks_text_bytes(size, sizeof size, stats.last_bytes),
-                 lks_text_bytes(rate, sizeof rate,
-                                (uint64_t)((double)stats.last_bytes / stats.last_write_seconds)),
-                 needed);
-    if (!isfinite(left))
-        lks_log_root("a notice to stop: saving step %llu; %s", step, measured);
-    else if (stats.saved == 0 || needed <= left)
-        lks_log_root("a notice to stop, %.0f s are left: saving step %llu; %s", left, step,
-                     measured);
-    else
-        lks_log_warn("a notice to stop, %.1f s are left, and saving step %llu will not end in "
-                     "time: %s; the checkpoint of step %llu is what stays: lower "
-                     "checkpoint.every_steps, or write to a faster disk",
-                     left, step, measured, (unsigned long long)stats.last_step);
-}
-
 static lks_status checkpoint_hook(hook_context *c)
 {
     lks_job *job = c->job;
     bool due = is_due(c->step->step, job->experiment.settings.checkpoint.every_steps);
     if (c->leaving && job->report)
-        announce_save(c);
-    return c->last || c->leaving || due ? save(c) : LKS_OK;
+        lks_saves_announce(job, c->step->step, c->step->notice_seconds);
+    if (!c->last && !c->leaving && !due)
+        return LKS_OK;
+    return lks_saves_start(job, c->step->step, c->validation_loss, when_busy(c),
+                           &c->checkpoint_stall_seconds);
 }
 
 /* After the lines of this step: a checkpoint is committed only when those up to its step are on disk. */
@@ -272,23 +219,6 @@ lks_status lks_hooks_run(lks_job *job, const lks_step_result *step, bool *stop)
     return context.leaving ? leave(job, stop) : LKS_OK;
 }
 
-static void log_checkpoints(const lks_job *job)
-{
-    lks_checkpoints_stats stats = lks_checkpoints_get_stats(job->checkpoints);
-    char size[32], rate[32], written[128] = "none was written";
-    if (stats.saved > 0)
-        snprintf(written, sizeof written, "the last, %s, was written at %s/s",
-                 lks_text_bytes(size, sizeof size, stats.last_bytes),
-                 lks_text_bytes(rate, sizeof rate,
-                                (uint64_t)((double)stats.last_bytes / stats.last_write_seconds)));
-    if (stats.taken > 0)
-        lks_log_root("checkpoints: %llu saved, %llu skipped, %llu failed; a copy to staging took "
-                     "this rank %.4f s, training waited %.4f s for it; %s",
-                     (unsigned long long)stats.saved, (unsigned long long)stats.skipped,
-                     (unsigned long long)stats.failed, stats.copy_seconds / (double)stats.taken,
-                     stats.stall_seconds / (double)stats.taken, written);
-}
-
 static void log_memory(const lks_job *job)
 {
     lks_memory_stats stats = lks_memory_copies_get_stats(job->memory);
@@ -313,7 +243,7 @@ lks_status lks_hooks_finish(lks_job *job)
                           "free space or mend the directory, then run again",
                           (unsigned long long)job->steps);
     LKS_TRY(lks_comm_agree(job->comm, status));
-    log_checkpoints(job);
+    lks_saves_log(job);
     log_memory(job);
     return lks_memory_copies_discard(job->memory);
 }

@@ -2,6 +2,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/train/hooks.h"
+#include "runtime/train/saves.h"
 #include "runtime/train/step.h"
 
 #include <string.h>
@@ -35,6 +36,7 @@ enum { STEPS_BEFORE_PROFILE = 2 };
 static lks_status train_steps(lks_job *job, bool *stop)
 {
     uint64_t profile_from = job->step + STEPS_BEFORE_PROFILE;
+    lks_saves_prepare(job);
     while (job->step < job->steps && !*stop) {
         if (job->request->profile && job->step == profile_from)
             lks_executor_profile(job->replica.executor, true);

@@ -179,6 +179,15 @@ mend "a micro-batch too large" memory
 is_ok "a smaller one" memory job.yaml --only memory "${big[@]}"
 more=()
 
+# --- Time ----------------------------------------------------------------------------------
+start=(env LD_PRELOAD="$version" LKS_SYNC_MS=400)
+turns "checkpoints too often" checkpoint warn '; one is due every' job.yaml --only run --only speed --run runs/job \
+  --set checkpoint.every_steps=1
+mend "checkpoints too often" checkpoint
+is_ok "less often" checkpoint job.yaml --only run --only speed --run runs/job --set checkpoint.every_steps=1
+more=()
+one
+
 # --- Notices -------------------------------------------------------------------------------
 metadata() { # TROUBLE...
   rm -f port

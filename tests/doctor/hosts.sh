@@ -148,6 +148,23 @@ mend "read-only on one host" run
 is_ok "writable there" run --only run --run runs/job
 cluster_run host2 umount "$work/runs"
 
+# InfiniBand ports on two fabrics.
+for i in 1 2 3; do
+  port=$work/class$i/infiniband/mlx5_0/ports/1
+  mkdir -p "$port/gids" "$port/gid_attrs/types"
+  echo '4: ACTIVE' >"$port/state"
+  echo InfiniBand >"$port/link_layer"
+  echo '200 Gb/sec (4X HDR)' >"$port/rate"
+  echo "fe80:0000:0000:000$((i / 3)):0002:c903:0029:7de$i" >"$port/gids/0"
+  cluster_run "host$i" mount --bind "$work/class$i" /sys/class
+done
+turns "RDMA ports that do not meet" rdma fail 'no RDMA port here is on one network with a port of host1' --only rdma
+same "RDMA ports that do not meet: on host" host3 "$(row rdma hosts)"
+mend "RDMA ports that do not meet" rdma
+is_ok "over TCP" rdma --only rdma
+unset NCCL_IB_DISABLE LOCKSTEP_COLLECTIVES_LINK OMPI_MCA_mca_base_env_list
+each_host 'umount /sys/class'
+
 # --- Hosts, asked from the launcher --------------------------------------------------------
 start=(cluster_run launcher)
 printf 'host1 slots=1\nworker-b slots=1\nhost3\n' >named

@@ -103,6 +103,19 @@ unlocked=(setpriv --bounding-set -ipc_lock --inh-caps -ipc_lock) # root is not b
 )
 read -r checks failures <counts
 
+# --- Control groups ------------------------------------------------------------------------
+mkdir group
+mount -t tmpfs tmpfs group
+echo '100000 100000' >group/cpu.max
+mount --bind group /sys/fs/cgroup
+start=(mpirun -n 2)
+turns "a control group of one core" cores warn '2 ranks on 1 core that the control group allows' --only cores
+mend_start() { read -ra start <<<"$(row cores mend)"; }
+mend_start
+is_ok "one rank" cores --only cores
+umount /sys/fs/cgroup
+start=()
+
 # --- RDMA ----------------------------------------------------------------------------------
 sys=$work/class
 mkdir "$sys"
@@ -152,6 +165,11 @@ turns "a port below its rate" rdma warn 'mlx5_1:1 runs at 25 Gbit/s, others of i
 )
 read -r checks failures <counts
 rm -r "$sys/infiniband/mlx5_1"
+
+echo 8 >"$sys/infiniband/mlx5_0/device/current_link_width"
+echo 16 >"$sys/infiniband/mlx5_0/device/max_link_width"
+turns "a slot with too few lanes" rdma warn 'PCIe slot of 8 lanes and could use 16' --only rdma
+rm "$sys"/infiniband/mlx5_0/device/*
 
 (
   export NCCL_IB_GID_INDEX=0

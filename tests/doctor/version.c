@@ -1,14 +1,16 @@
 /* Preloaded into one rank, or loaded instead of the real library: HDF5, Open MPI and NCCL of other versions; a lock that nobody
- * else sees with LKS_FREE_LOCKS. */
+ * else sees with LKS_FREE_LOCKS; a disk that takes LKS_SYNC_MS longer for each fdatasync. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 int H5get_libversion(unsigned *major, unsigned *minor, unsigned *patch);
 int MPI_Get_library_version(char *version, int *length);
 int ncclGetVersion(int *version);
 int flock(int file, int operation);
+int fdatasync(int file);
 
 int H5get_libversion(unsigned *major, unsigned *minor, unsigned *patch)
 {
@@ -34,4 +36,13 @@ int ncclGetVersion(int *version)
 int flock(int file, int operation)
 {
     return getenv("LKS_FREE_LOCKS") ? 0 : (int)syscall(SYS_flock, file, operation);
+}
+
+int fdatasync(int file)
+{
+    const char *text = getenv("LKS_SYNC_MS");
+    long ms = text ? atol(text) : 0;
+    struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    nanosleep(&pause, NULL);
+    return (int)syscall(SYS_fdatasync, file);
 }

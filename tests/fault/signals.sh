@@ -32,7 +32,7 @@ for try in 1 2 3; do
 done
 
 # A step that takes very long: the second TERM, or INT, does not wait for its end
-sed -i 's/global_batch: 64/global_batch: 16384/' job.yaml
+sed -i 's/global_batch: 64/global_batch: 16384, micro_batch: 8/' job.yaml
 for signal in TERM INT; do
   (exec_ranks 1 "$LOCKSTEP" train job.yaml --run "end-$signal" >"end-$signal.log" 2>&1) &
   process=$!

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 #   slurm_missing              says what is missing here, nothing when all is there
-#   slurm_start DIR N          slurmctld, munged and the nodes node1 ... nodeN, of four cores each, which they only pretend
+#   slurm_start DIR N          slurmctld, munged and the nodes node1 ... nodeN, of eight cores each, which they only pretend
 #   slurm_run CMD...           on the head node, in the present folder
 #   slurm_user_signal on|off   whether a preempted job gets its own --signal, or its steps TERM
 #   slurm_lose NODE            a node crashes
@@ -91,7 +91,7 @@ PartitionName=low Nodes=$nodes Default=YES PriorityTier=1 PreemptMode=REQUEUE Gr
 PartitionName=high Nodes=$nodes PriorityTier=10 PreemptMode=OFF State=UP
 X
   for k in $(seq "$1"); do
-    echo "NodeName=node$k NodeHostname=node$k NodeAddr=127.0.0.1 Port=$((6817 + k)) CPUs=4 RealMemory=1024 State=UNKNOWN"
+    echo "NodeName=node$k NodeHostname=node$k NodeAddr=127.0.0.1 Port=$((6817 + k)) CPUs=8 RealMemory=1024 State=UNKNOWN"
   done >>"$d/slurm.conf"
 }
 

@@ -29,7 +29,7 @@ YAML
 "$LOCKSTEP" --quiet train job.yaml --run alone-1
 "$LOCKSTEP" --quiet train job.yaml --run alone-2 --set train.seed=2
 wanted=$(digest alone-1)
-slurm_start cluster 6
+slurm_start cluster 8
 
 now() { date +%s.%N; }
 # submit MS SBATCH-OPTIONS... SCRIPT ARGUMENTS...: each fsync takes MS longer. Prints the job's number.
@@ -51,7 +51,9 @@ fault_requeue() { slurm_run scontrol requeue "$1"; }
 fault_preempted() { # JOB NODES
   slurm_run sbatch --parsable --partition=high --nodelist="$2" --exclusive --output=/dev/null --wrap=true >/dev/null
 }
-fault_node_lost() { slurm_lose "$2"; } # JOB NODE
+fault_node_lost() { # JOB: the last of its nodes
+  slurm_lose "$(slurm_run scontrol show hostnames "$(field "$1" NodeList)" | tail -n 1)"
+}
 fault_rank_killed() { slurm_run pkill -KILL -n -f "^$LOCKSTEP train job.yaml --run $3\$"; }
 
 # suffer KIND FAULT NODES MS RESTARTS SBATCH-OPTIONS...: one job, from its start to its end. RESTARTS: how often SLURM
@@ -170,6 +172,7 @@ wait "${pids[@]}"
 pids=()
 begin suffer mpirun preempted 'node[1-2]' 30 1 --nodelist='node[1-2]'
 begin suffer srun preempted 'node[3-4]' 30 1 --nodelist='node[3-4]'
+begin suffer srun rank_killed '' 30 0 --nodelist='node[5-6]'
 begin array
 begin no_progress
 wait "${pids[@]}"
@@ -183,10 +186,9 @@ begin printed slurm
 begin printed slurm-srun
 wait "${pids[@]}" "${late[@]}"
 pids=()
-begin suffer mpirun node_lost-kept node2 30 0 --nodelist='node[1-2]' --no-kill
-begin suffer mpirun node_lost node3 30 1 --exclude='node[1-2,4]'
-begin suffer srun node_lost node4 30 1 --exclude='node[1-3]'
-begin suffer srun rank_killed 'node[5-6]' 30 0 --nodelist='node[5-6]'
+begin suffer mpirun node_lost-kept '' 30 0 --nodelist='node[1-2]' --no-kill
+begin suffer mpirun node_lost '' 30 1 --exclude='node[1-2,6-8]'
+begin suffer srun node_lost '' 30 1 --exclude='node[1-5]'
 finish
 for kind in mpirun srun; do
   same "cancel-$kind: does not come back" 'CANCELLED 0' \

@@ -1,24 +1,17 @@
 /* How fast a link moves parameters and gradients between two ranks. Run under mpirun -n 2:
  *   bench_link LINK MEGABYTES ROUNDS
- * Prints the best and the middle round, in MB/s, both directions added up: of the all-gather of
- * parameters, which only moves bytes, and of the reduction, which sums them too.
+ * Prints each round's rates in MB/s, both directions added up: of the all-gather of parameters,
+ * which only moves bytes, and of the reduction, which sums them too.
  */
 #include "tests/unit/collectives/ranks.h"
 
 #include "collectives/reducer.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/config.h"
-#include "runtime/base/memory.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-
-static int compare_seconds(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* One round: seconds of the reduction, then of the all-gather. */
 static void run_round(lks_comm *comm, lks_reducer *reducer, int lane, double seconds[2])
@@ -36,32 +29,18 @@ static void run_round(lks_comm *comm, lks_reducer *reducer, int lane, double sec
     seconds[1] = lks_clock_seconds_since(start);
 }
 
-static void print_rates(const char *name, double *seconds, int rounds, double megabytes)
-{
-    qsort(seconds, (size_t)rounds, sizeof *seconds, compare_seconds);
-    printf("%-12s best %7.1f MB/s, middle %7.1f MB/s\n", name, megabytes / seconds[0],
-           megabytes / seconds[rounds / 2]);
-}
-
 static void run_rounds(lks_comm *comm, lks_reducer *reducer, int rounds, double megabytes)
 {
-    double *sums = NULL, *gathers = NULL, seconds[2];
-    MUST_OK(LKS_NEW_ARRAY(&sums, (size_t)rounds));
-    MUST_OK(LKS_NEW_ARRAY(&gathers, (size_t)rounds));
     int rank = lks_comm_rank(comm);
+    double seconds[2];
     (void)lks_reducer_lane(reducer, rank);
     run_round(comm, reducer, rank, seconds); /* touches all memory */
     for (int i = 0; i < rounds; ++i) {
         run_round(comm, reducer, rank, seconds);
-        sums[i] = seconds[0];
-        gathers[i] = seconds[1];
+        if (rank == 0)
+            printf("%.1f reduction\n%.1f all-gather\n", megabytes / seconds[0],
+                   megabytes / seconds[1]);
     }
-    if (rank == 0) {
-        print_rates("all-gather", gathers, rounds, megabytes);
-        print_rates("reduction", sums, rounds, megabytes);
-    }
-    lks_memory_free(sums);
-    lks_memory_free(gathers);
 }
 
 int main(int argc, char **argv)

@@ -74,9 +74,14 @@ size_t find_gap(const arena &a, size_t bytes, size_t alignment)
 {
     size_t at = round_up(ZONE, alignment);
     for (const auto &[offset, one] : a.allocations) {
-        if (at + bytes + ZONE <= offset - ZONE)
+        size_t first = offset, end = offset + one.bytes;
+        if (one.imported) { /* the rest of its pages is another process's too */
+            first = first / PAGE * PAGE;
+            end = round_up(end, PAGE);
+        }
+        if (at + bytes + ZONE <= first - ZONE)
             return at;
-        at = round_up(offset + one.bytes + 2 * ZONE, alignment);
+        at = round_up(end + 2 * ZONE, alignment);
     }
     return at;
 }

@@ -5,19 +5,28 @@
 #include "devmem.h"
 #include "random.h"
 
+#include <atomic>
 #include <deque>
+#include <fcntl.h>
 #include <map>
 #include <pthread.h>
 #include <set>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <string>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 #include <utility>
 #include <vector>
 
 struct CUevent_st {
-    uint64_t recorded = 0, done = 0;
+    std::atomic<uint64_t> own[2] = {}, &recorded, &done;
+    int file = -1; /* of an event between processes: holds the two */
+    bool foreign = false;
+    CUevent_st() : recorded(own[0]), done(own[1]) {}
+    explicit CUevent_st(std::atomic<uint64_t> *shared) : recorded(shared[0]), done(shared[1]) {}
     double seconds = 0;
     CUgraph_st *graph = nullptr; /* recorded while capturing: */
     CUstream_st *captured = nullptr;
@@ -41,6 +50,7 @@ struct item {
     std::function<void()> run;
     CUevent_st *wait_for = nullptr;
     uint64_t ticket = 0;
+    std::function<bool()> ready = nullptr; /* asks other processes */
 };
 } // namespace
 
@@ -93,7 +103,20 @@ bool may_run(const CUstream_st *stream)
     if (stream->items.empty())
         return false;
     const item &front = stream->items.front();
+    if (front.ready && !front.ready())
+        return false;
     return !front.wait_for || front.wait_for->done >= front.ticket;
+}
+
+/* Whether a stream waits for what another process does. */
+bool waits_for_others()
+{
+    for (const CUstream_st *stream : all().streams)
+        if (!stream->items.empty() &&
+            (stream->items.front().ready ||
+             (stream->items.front().wait_for && stream->items.front().wait_for->foreign)))
+            return true;
+    return false;
 }
 
 /* Runs one piece of work of a stream drawn by lot; false: none may run. */
@@ -116,8 +139,12 @@ bool advance()
 template <typename F> void advance_until(F reached)
 {
     lks_devmem_open();
-    while (!reached() && advance())
-        ;
+    while (!reached())
+        if (!advance()) {
+            if (!waits_for_others())
+                break;
+            usleep(50);
+        }
     lks_devmem_close();
 }
 
@@ -202,6 +229,19 @@ cudaError_t lks_queue_push(cudaStream_t given, std::function<void()> work)
     if (!lks_emulation_get_settings().defer)
         advance_until([] { return false; });
     return cudaSuccess;
+}
+
+void lks_queue_push_when(cudaStream_t given, std::function<bool()> ready, std::function<void()> work)
+{
+    stream_of(given)->items.push_back({std::move(work), nullptr, 0, std::move(ready)});
+}
+
+void lks_queue_try(const std::function<bool()> &reached)
+{
+    lks_devmem_open();
+    while (!reached() && advance())
+        ;
+    lks_devmem_close();
 }
 
 cudaError_t lks_queue_finish(cudaStream_t given)
@@ -412,9 +452,60 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
     return lks_queue_result(lks_queue_push(stream, [=] { function(user); }));
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned)
+/* What processes know of an event: how often it was recorded, and how far that was done. */
+static std::atomic<uint64_t> *map_counters(int file)
 {
-    *out = new CUevent_st;
+    void *memory = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    return memory == MAP_FAILED ? nullptr : static_cast<std::atomic<uint64_t> *>(memory);
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
+{
+    *out = nullptr;
+    if (!(flags & cudaEventInterprocess)) {
+        *out = new CUevent_st;
+        return cudaSuccess;
+    }
+    if (!(flags & cudaEventDisableTiming))
+        return lks_queue_result(cudaErrorInvalidValue);
+    int file = memfd_create("lks-emulated-event", MFD_CLOEXEC);
+    auto *counters = file >= 0 && !ftruncate(file, 4096) ? map_counters(file) : nullptr;
+    if (!counters)
+        return lks_queue_result(cudaErrorMemoryAllocation);
+    *out = new CUevent_st(counters);
+    (*out)->file = file;
+    return cudaSuccess;
+}
+
+struct event_place {
+    pid_t process;
+    int file;
+};
+
+cudaError_t cudaIpcGetEventHandle(cudaIpcEventHandle_t *out, cudaEvent_t event)
+{
+    event_place place = {getpid(), event->file};
+    if (event->file < 0)
+        return lks_queue_result(cudaErrorInvalidResourceHandle);
+    memset(out, 0, sizeof *out);
+    memcpy(out->reserved, &place, sizeof place);
+    return cudaSuccess;
+}
+
+cudaError_t cudaIpcOpenEventHandle(cudaEvent_t *out, cudaIpcEventHandle_t handle)
+{
+    event_place place;
+    memcpy(&place, handle.reserved, sizeof place);
+    std::string path =
+        "/proc/" + std::to_string(place.process) + "/fd/" + std::to_string(place.file);
+    int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    auto *counters = file >= 0 ? map_counters(file) : nullptr;
+    if (file >= 0)
+        close(file);
+    *out = counters ? new CUevent_st(counters) : nullptr;
+    if (!counters)
+        return lks_queue_result(cudaErrorMapBufferObjectFailed);
+    (*out)->foreign = true;
     return cudaSuccess;
 }
 

@@ -31,6 +31,11 @@ lks_emulation_counts &lks_emulation_count();
 
 /* Gives work to a stream: runs it at once, or later where the setting says so, or records it. */
 cudaError_t lks_queue_push(cudaStream_t stream, std::function<void()> work);
+/* It may run when `ready` says so, which is asked whenever it is next in its stream, and depends on other
+ * processes: a host that waits, waits for them. */
+void lks_queue_push_when(cudaStream_t stream, std::function<bool()> ready, std::function<void()> work);
+/* Runs what may run until `reached`; waits for no other process. */
+void lks_queue_try(const std::function<bool()> &reached);
 /* Until all that the stream (all streams) was given has run. */
 cudaError_t lks_queue_finish(cudaStream_t stream);
 cudaError_t lks_queue_finish_all();

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 #define LKS_CALL std::lock_guard<std::recursive_mutex> guard(lks_queue_lock())
@@ -39,6 +40,17 @@ static std::vector<int> visible_devices()
         out.push_back((int)number);
     }
     return out;
+}
+
+/* Devices of hosts with different names are different ones. */
+static uint32_t host_number()
+{
+    char name[256] = "";
+    uint32_t hash = 2166136261u;
+    (void)gethostname(name, sizeof name - 1);
+    for (const char *c = name; *c; ++c)
+        hash = (hash ^ (unsigned char)*c) * 16777619u;
+    return hash;
 }
 
 extern "C" {
@@ -87,7 +99,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int device)
     memset(out, 0, sizeof *out);
     snprintf(out->name, sizeof out->name, "emulated-on-cpu");
     memset(&out->uuid, 0, sizeof out->uuid);
-    memcpy(&out->uuid, "lks-emulated", 12);
+    memcpy(&out->uuid, "lks-emulated", 11);
+    uint32_t host = host_number();
+    memcpy(&out->uuid.bytes[11], &host, sizeof host);
     out->uuid.bytes[15] = (char)devices[(size_t)device];
     size_t available = 0;
     lks_devmem_free_bytes(&available, &out->totalGlobalMem);
@@ -129,7 +143,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
         {cudaDevAttrComputeCapabilityMinor, p.minor},
         {cudaDevAttrUnifiedAddressing, 1},
         {cudaDevAttrCanMapHostMemory, 1},
-        {cudaDevAttrIpcEventSupport, 0},
+        {cudaDevAttrIpcEventSupport, 1},
         {cudaDevAttrL2CacheSize, p.l2CacheSize},
         {cudaDevAttrMaxThreadsPerMultiProcessor, p.maxThreadsPerMultiProcessor},
     };

@@ -100,7 +100,8 @@ START_TEST(test_changes_after_save)
     for (int step = 1; step <= 3; ++step) {
         fixture_fill(&self, step);
         lks_checkpoint_info info = fixture_info((uint64_t)step);
-        ASSERT_OK(lks_checkpoints_save(checkpoints, self.arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
+        ASSERT_OK(
+            lks_checkpoints_save(checkpoints, self.arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
         fixture_fill(&self, 99);
         ASSERT_OK(lks_checkpoints_progress(checkpoints));
     }
@@ -216,9 +217,41 @@ START_TEST(test_unwritable_run)
 }
 END_TEST
 
+/* Prepared for one step, saved at others, with another configuration at last. */
+START_TEST(test_prepared)
+{
+    static const int steps[] = {3, 4};
+    lks_checkpoints *checkpoints;
+    lks_checkpoint_info info = fixture_info(1);
+    ASSERT_OK(lks_checkpoints_open(&checkpoints, &self.spec));
+    ASSERT_OK(lks_checkpoints_prepare(checkpoints, &info));
+    for (int i = 0; i < 2; ++i) {
+        double stall;
+        info = fixture_info((uint64_t)steps[i]);
+        if (i == 1)
+            info.config_yaml = "train: {steps: 5}\n";
+        fixture_fill(&self, steps[i]);
+        ASSERT_OK(
+            lks_checkpoints_save(checkpoints, self.arrays, &info, LKS_CHECKPOINT_WAIT, &stall));
+    }
+    lks_checkpoints_close(checkpoints);
+    for (int i = 0; i < 2; ++i) {
+        lks_checkpoint *checkpoint;
+        char name[32], have[65], want[65];
+        snprintf(name, sizeof name, "step-%08d", steps[i]);
+        ASSERT_OK(lks_checkpoint_open(&checkpoint, fixture_path(&self, name, NULL), LKS_CHECK_ALL));
+        ASSERT_OK(lks_checkpoint_digest(checkpoint, have));
+        fixture_digest(&self, steps[i], want);
+        ck_assert_str_eq(have, want);
+        lks_checkpoint_close(checkpoint);
+    }
+}
+END_TEST
+
 TCase *case_save(void)
 {
     TCase *c = tcase_create("save");
+    tcase_add_test(c, test_prepared);
     tcase_add_test(c, test_round_trip);
     tcase_add_test(c, test_manifest_tells_all);
     tcase_add_test(c, test_changes_after_save);
