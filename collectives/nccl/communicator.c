@@ -10,7 +10,7 @@ struct lks_nccl {
     ncclComm_t handle;
     double timeout_seconds;
     const char *doing;
-    bool failed;
+    bool failed, grouping; /* grouping: between the begin and the end of a group */
     char version[32];
 };
 
@@ -34,6 +34,9 @@ static lks_status nccl_give_up(lks_nccl *nccl, lks_status status, const char *wh
                  lks_comm_rank(nccl->comm), lks_comm_host(nccl->comm, lks_comm_rank(nccl->comm)),
                  nccl->doing, what, said && *said ? ": " : "", said ? said : "");
     nccl->failed = true;
+    if (nccl->grouping)
+        (void)ncclGroupEnd(); /* an abort within a group would wait for its end */
+    nccl->grouping = false;
     if (nccl->handle)
         (void)ncclCommAbort(nccl->handle);
     nccl->handle = NULL;
@@ -179,7 +182,9 @@ lks_status lks_nccl_group_begin(lks_nccl *nccl, const char *doing)
 {
     LKS_TRY(lks_nccl_poll(nccl));
     nccl->doing = doing;
-    return nccl_check(nccl, ncclGroupStart());
+    LKS_TRY(nccl_check(nccl, ncclGroupStart()));
+    nccl->grouping = true;
+    return LKS_OK;
 }
 
 lks_status lks_nccl_send(lks_nccl *nccl, int to, const float *data, uint64_t elements,
@@ -209,6 +214,7 @@ lks_status lks_nccl_all_reduce(lks_nccl *nccl, float *data, uint64_t elements, c
 
 lks_status lks_nccl_group_end(lks_nccl *nccl)
 {
+    nccl->grouping = false;
     LKS_TRY(nccl_check(nccl, ncclGroupEnd()));
     return nccl_settle(nccl);
 }

@@ -30,6 +30,7 @@ typedef struct ipc_link {
     size_t array_bytes;
     cudaEvent_t summable, updated;
     ipc_peer *peers; /* [size]; this rank's is unused */
+    bool shown;      /* others may have mapped what is here */
 } ipc_link;
 
 static lks_status ipc_usable(const lks_link_spec *spec)
@@ -109,6 +110,7 @@ static lks_status ipc_connect(ipc_link *link)
         counts[r] = sizeof mine;
     if (status == LKS_OK)
         status = lks_comm_all_gather(comm, &mine, all, counts);
+    link->shown = status == LKS_OK;
     lks_status mapped = LKS_OK;
     for (int r = 0; status == LKS_OK && mapped == LKS_OK && r < link->size; ++r)
         if (r != link->rank)
@@ -151,6 +153,8 @@ static void ipc_close(void *instance)
     lks_device *device = link->shard.spec.device;
     for (int r = 0; link->peers && r < link->size; ++r)
         ipc_unmap(&link->peers[r]);
+    if (link->shown) /* what is freed must not be mapped any more; CUDA leaves undefined what happens else */
+        (void)!lks_comm_barrier(link->shard.spec.comm);
     if (link->summable)
         (void)cudaEventDestroy(link->summable);
     if (link->updated)

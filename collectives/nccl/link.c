@@ -222,8 +222,9 @@ static void say_how(const nccl_link *link)
     const char *how = spec->any_order                 ? "in NCCL's own order"
                       : lks_nodes_apart(&link->nodes) ? "in the fixed tree, node by node"
                                                       : "in the fixed tree";
-    lks_log_root("%s: gradients of %d ranks on %d nodes are added %s", lks_nccl_version(link->nccl),
-                 link->size, lks_comm_node_count(spec->comm), how);
+    int nodes = lks_comm_node_count(spec->comm);
+    lks_log_root("%s: gradients of %d ranks on %d node%s are added %s",
+                 lks_nccl_version(link->nccl), link->size, nodes, nodes == 1 ? "" : "s", how);
 }
 
 static lks_status nccl_link_open(void **instance, const lks_link_spec *spec)
@@ -537,10 +538,12 @@ static const double *nccl_link_square_sums(void *instance)
     return ((nccl_link *)instance)->shard.square_sums;
 }
 
+/* The host waits here, where it can give up a rank that never answers: behind messages, the next wait for
+ * the device would be one without an end. */
 static lks_status nccl_link_gather(void *instance, double *wait_seconds)
 {
     nccl_link *link = instance;
-    (void)wait_seconds; /* the device waits, not the host */
+    uint64_t start = lks_clock_ns();
     LKS_TRY(follow_device(link));
     LKS_TRY(lks_nccl_group_begin(link->nccl, "giving out parameters"));
     for (int rank = 0; rank < link->size; ++rank) {
@@ -551,7 +554,10 @@ static lks_status nccl_link_gather(void *instance, double *wait_seconds)
                                        link->stream));
     }
     LKS_TRY(lks_nccl_group_end(link->nccl));
-    return follow_link(link);
+    LKS_TRY(follow_link(link));
+    LKS_TRY(lks_nccl_wait(link->nccl, link->done));
+    *wait_seconds += lks_clock_seconds_since(start);
+    return LKS_OK;
 }
 
 static void nccl_link_memory(void *instance, uint64_t *shared_bytes, uint64_t *private_bytes)

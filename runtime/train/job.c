@@ -127,15 +127,19 @@ static lks_status open_reducer(lks_job *job)
     return LKS_OK;
 }
 
+static size_t stats_bytes(const lks_job *job)
+{
+    return (job->stats_count + job->end_block - job->first_block) * sizeof *job->stats;
+}
+
 static lks_status open_numbers(lks_job *job)
 {
     LKS_TRY(lks_exchange_open(&job->exchange, job->comm, job->layout, job->geometry.lanes));
     size_t batches = (size_t)(job->geometry.end_lane - job->geometry.first_lane) *
                      (size_t)job->geometry.micro_batches;
     job->stats_count = 3 * batches;
-    LKS_TRY(LKS_NEW_ARRAY(&job->stats, job->stats_count));
-    LKS_TRY(lks_device_allocate(job->device, job->stats_count * sizeof *job->stats,
-                                (void **)&job->device_stats));
+    LKS_TRY(LKS_NEW_ARRAY(&job->stats, stats_bytes(job) / sizeof *job->stats));
+    LKS_TRY(lks_device_allocate(job->device, stats_bytes(job), (void **)&job->device_stats));
     return LKS_NEW_ARRAY(&job->sample_ids, batches * (size_t)job->geometry.micro_batch);
 }
 
@@ -282,7 +286,7 @@ void lks_job_close(lks_job *job)
     lks_memory_free(job->sample_ids);
     lks_memory_free(job->stats);
     if (job->device_stats)
-        lks_device_free(job->device, job->device_stats, job->stats_count * sizeof *job->stats);
+        lks_device_free(job->device, job->device_stats, stats_bytes(job));
     lks_reducer_close(job->reducer);
     lks_replica_release(&job->replica);
     lks_dataset_close(job->data);

@@ -29,8 +29,8 @@ typedef struct lks_job {
     lks_loader *loader;
     lks_feed *feed;
     uint64_t *sample_ids; /* [lanes * lane's samples] of this rank's last step */
-    double *stats,
-        *device_stats; /* [stats_count] {loss sum, targets, correct} of each of them's micro-batches */
+    /* [stats_count] {loss sum, targets, correct} of each of them's micro-batches, then [own blocks] square sums */
+    double *stats, *device_stats;
     size_t stats_count;
     lks_ledger ledger; /* of the last step */
     bool watching;     /* this rank asks request->watch */

@@ -78,13 +78,14 @@ static lks_status bring_numbers(lks_job *job)
 {
     uint32_t blocks = job->end_block - job->first_block;
     double *square_sums = lks_exchange_blocks(job->exchange);
+    LKS_TRY(lks_device_copy(job->device, job->device_stats + job->stats_count,
+                            lks_reducer_square_sums(job->reducer), blocks * sizeof *square_sums));
     LKS_TRY(lks_device_copy_out(job->device, job->stats, job->device_stats,
-                                job->stats_count * sizeof *job->stats));
-    LKS_TRY(lks_device_copy_out(job->device, square_sums, lks_reducer_square_sums(job->reducer),
-                                blocks * sizeof *square_sums));
-    for (uint32_t i = 0; i < blocks; ++i)
-        if (lks_job_block_tensor(job, job->first_block + i)->role == LKS_ROLE_BUFFER)
-            square_sums[i] = 0;
+                                (job->stats_count + blocks) * sizeof *job->stats));
+    for (uint32_t i = 0; i < blocks; ++i) {
+        bool buffer = lks_job_block_tensor(job, job->first_block + i)->role == LKS_ROLE_BUFFER;
+        square_sums[i] = buffer ? 0 : job->stats[job->stats_count + i];
+    }
     for (int lane = job->geometry.first_lane; lane < job->geometry.end_lane; ++lane)
         LKS_TRY(sum_lane(job, lane));
     return LKS_OK;

@@ -71,7 +71,7 @@ if [ -n "$modules" ]; then
   done
   difference() { echo $(($(awk -v k="$1" '$1 == k { print $2 }' counts-13) - $(awk -v k="$1" '$1 == k { print $2 }' counts-3))); }
   # In one place of a step, for the losses and for the sums of squares.
-  check "at most two waits a step: $(difference waits) in ten" test "$(difference waits)" -le 20
+  check "one wait a step: $(difference waits) in ten" test "$(difference waits)" -eq 10
   same "allocations in ten steps" "$(difference allocations)" 0
 fi
 

@@ -43,8 +43,9 @@ started() { [ "0$(starts)" -gt "0$1" ]; }
 stepped() { [ "0$(done_steps)" -gt "$1" ]; }
 running() { [ -n "$(ranks_of "$(mpirun_of)")" ]; }
 
-# kill_one STARTS_BEFORE: waits for the next start, mostly until it has made a few steps, then kills.
-early=0
+# kill_one STARTS_BEFORE: waits for the next start, mostly until it has come a few steps further than all before it,
+# then kills.
+early=0 furthest=0
 kill_one() {
   local mpirun victims target
   poll 60 running || return 1
@@ -54,7 +55,8 @@ kill_one() {
   else
     early=0
     poll 60 started "$1" || return 1
-    poll 60 stepped $(($(done_steps) + RANDOM % 9)) || return 1
+    poll 60 stepped $((furthest + RANDOM % 9)) || return 1
+    furthest=$(done_steps)
   fi
   note_segments
   mpirun=$(mpirun_of)

@@ -8,7 +8,7 @@ set -euo pipefail
 . "$(dirname "$(realpath "$0")")/guest_devices.sh"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_hwloc_base_binding_policy=none \
   OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
-bench_link=$1 turns=6
+bench_link=$1 turns=3
 cd /tmp
 add_wire
 
@@ -18,7 +18,7 @@ sent() { # bytes, both directions
 sends() { [ "$(sent)" -gt "$before" ]; }
 
 perftest() { # messages of 1 MiB and an ack timeout of 18, as the link has
-  local server client before start bytes i
+  local server client before start bytes
   ib_write_bw -b -d rxe0 -x 1 -u 18 -s 1048576 -n 100000 >server.log 2>&1 &
   server=$!
   devices_until 20 grep -q ':4853 .* 0A ' /proc/net/tcp /proc/net/tcp6 # it listens on its port, 18515
@@ -35,7 +35,7 @@ perftest() { # messages of 1 MiB and an ack timeout of 18, as the link has
   wait "$server" "$client" 2>/dev/null || true
 }
 link() { # LINK
-  mpirun -n 2 "$bench_link" "$1" 16 5 | sed "s/$/ of $1/" >>rates
+  mpirun -n 2 "$bench_link" "$1" 64 2 | sed "s/$/ of $1/" >>rates
 }
 # Short turns, so that what else the machine does meets all alike.
 for turn in $(seq "$turns"); do

@@ -14,6 +14,9 @@ lks_tensor *lks_op_image(lks_graph *graph, lks_tensor *x, lks_tensor *shift, lks
         lks_graph_refuse(graph, "image: shift and scale must be constants; nothing learns them");
     shift = lks_tensor_exact(graph, shift);
     scale = lks_tensor_exact(graph, scale);
+    if (!lks_op_wants(graph, op, "shift", shift, LKS_F32) ||
+        !lks_op_wants(graph, op, "scale", scale, LKS_F32))
+        return NULL;
     lks_shape channels = LKS_SHAPE(lks_tensor_last(x));
     if (!lks_op_wants_shape(graph, op, "shift", shift, channels, x, "x") ||
         !lks_op_wants_shape(graph, op, "scale", scale, channels, x, "x"))

@@ -89,7 +89,10 @@ struct communicator {
 
     hall &meeting() { return *reinterpret_cast<hall *>(memory); }
     card &of(int r) { return reinterpret_cast<card *>(memory + PAGE)[r]; }
-    size_t rings_at() const { return PAGE + ((size_t)size * sizeof(card) + PAGE - 1) / PAGE * PAGE; }
+    size_t rings_at() const
+    {
+        return PAGE + ((size_t)size * sizeof(card) + PAGE - 1) / PAGE * PAGE;
+    }
     size_t data_at() const
     {
         size_t rings = (size_t)size * (size_t)size * sizeof(ring);
@@ -309,6 +312,8 @@ ncclResult_t check_call(ncclComm_t comm, const void *data, size_t count, ncclDat
     if (!comm)
         return ncclInvalidArgument;
     communicator &c = *comm->it;
+    if (c.groups >= number_from("LKS_EMULATION_NCCL_REFUSE_AFTER", UINT64_MAX))
+        return c.fail(ncclSystemError, "an emulated refusal");
     if (c.state != ncclSuccess)
         return refuse(c, "a call before what was begun is done, or after a failure");
     if (type != ncclFloat32 || peer < 0 || peer >= c.size)
@@ -358,27 +363,21 @@ void add_up(int size, int rank, const float *own, const std::vector<float> &othe
     }
 }
 
-uint64_t calls_of_version()
-{
-    return number_from("LKS_EMULATION_NCCL_VERSION", NCCL_VERSION_CODE);
-}
-
 } // namespace
 
 extern "C" {
 
 ncclResult_t ncclGetVersion(int *version)
 {
-    *version = (int)calls_of_version();
+    *version = (int)number_from("LKS_EMULATION_NCCL_VERSION", NCCL_VERSION_CODE);
     return ncclSuccess;
 }
 
 const char *ncclGetErrorString(ncclResult_t result)
 {
-    static const char *const words[] = {"no error",         "unhandled cuda error",
-                                        "system error",     "internal error",
-                                        "invalid argument", "invalid usage",
-                                        "remote error",     "in progress"};
+    static const char *const words[] = {"no error",       "unhandled cuda error", "system error",
+                                        "internal error", "invalid argument",     "invalid usage",
+                                        "remote error",   "in progress"};
     return (unsigned)result < ncclNumResults ? words[result] : "unknown result code";
 }
 

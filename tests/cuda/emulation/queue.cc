@@ -231,7 +231,8 @@ cudaError_t lks_queue_push(cudaStream_t given, std::function<void()> work)
     return cudaSuccess;
 }
 
-void lks_queue_push_when(cudaStream_t given, std::function<bool()> ready, std::function<void()> work)
+void lks_queue_push_when(cudaStream_t given, std::function<bool()> ready,
+                         std::function<void()> work)
 {
     stream_of(given)->items.push_back({std::move(work), nullptr, 0, std::move(ready)});
 }

@@ -33,7 +33,8 @@ lks_emulation_counts &lks_emulation_count();
 cudaError_t lks_queue_push(cudaStream_t stream, std::function<void()> work);
 /* It may run when `ready` says so, which is asked whenever it is next in its stream, and depends on other
  * processes: a host that waits, waits for them. */
-void lks_queue_push_when(cudaStream_t stream, std::function<bool()> ready, std::function<void()> work);
+void lks_queue_push_when(cudaStream_t stream, std::function<bool()> ready,
+                         std::function<void()> work);
 /* Runs what may run until `reached`; waits for no other process. */
 void lks_queue_try(const std::function<bool()> &reached);
 /* Until all that the stream (all streams) was given has run. */
