@@ -10,7 +10,7 @@ here=$(dirname "$(realpath "$0")")
 . "$here/rows.sh"
 server=
 sleeper=
-trap '[ -z "$server$sleeper" ] || kill $server $sleeper 2>/dev/null; rm -rf "$work"' EXIT
+trap '[ -z "$server$sleeper" ] || kill $server $sleeper 2>/dev/null || true; rm -rf "$work"' EXIT
 PATH="$work/bin:$(dirname "$LOCKSTEP"):$PATH"
 mkdir bin fake runs
 

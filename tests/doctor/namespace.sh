@@ -18,7 +18,7 @@ fi
 . "$here/../tools/common.sh"
 # shellcheck source=tests/doctor/rows.sh
 . "$here/rows.sh"
-trap 'cd /; umount "$work"/* 2>/dev/null; rm -rf "$work"' EXIT
+trap 'cd /; umount "$work"/* 2>/dev/null || true; rm -rf "$work"' EXIT
 
 "$MAKE_DATA" text text.txt 20000
 "$LOCKSTEP" --quiet prepare text --output data --split validation=0.1 text.txt

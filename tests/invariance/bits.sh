@@ -1,7 +1,7 @@
 #!/bin/bash
 # The same bits at any number of ranks, and over any stop and resume.
-#   bits.sh LOCKSTEP MAKE_DATA gpt|cnn|mlp-classification|mlp-regression
-LOCKSTEP=$1 MAKE_DATA=$2 model=$3
+#   bits.sh LOCKSTEP MAKE_DATA gpt|cnn|mlp-classification|mlp-regression[-bf16]
+LOCKSTEP=$1 MAKE_DATA=$2 model=${3%-bf16}
 # shellcheck source=tests/tools/common.sh
 . "$(dirname "$(realpath "$0")")/../tools/common.sh"
 
@@ -40,6 +40,12 @@ train() { # RANKS RUN OPTIONS...
 # Clipping must be at work, or the test would not see it.
 clips() { awk -F'"grad_norm": ' '/grad_norm/ { split($2, n, ","); if (n[1] <= 0.05) bad = 1; seen = 1 } END { exit bad || !seen }' "$1/metrics.jsonl"; }
 
+# Losses in bf16 are near those in f32, step by step, and not the same.
+near() { # RUN OTHER
+  paste <(losses "$1") <(losses "$2") |
+    awk '{ d = $2 - $4; d = d < 0 ? -d : d; if (d > 0.05 * $4) bad = 1; if (d > 0) differs = 1; ++n } END { exit bad || !differs || n < 7 }'
+}
+
 # Each epoch's ids are one permutation of 0..N-1; the last epoch is unfinished.
 once() { # RUN N
   sed 's/.*"samples": \[//; s/\].*//' "$1/ledger.jsonl" | tr -d ' ' | tr ',' '\n' |
@@ -47,6 +53,13 @@ once() { # RUN N
 }
 samples=$("$LOCKSTEP" dataset show --json data/train | sed -n 's/^  "records": \([0-9]*\),*/\1/p')
 [ "$model" = gpt ] && samples=$(((samples - 1 + 15) / 16))
+
+if [ "$model" != "$3" ]; then
+  train 1 f32
+  sed -i 's/^train: {/train: {precision: bf16, /' job.yaml
+  train 1 bf16
+  check "$model: losses in bf16 near those in f32" near bf16 f32
+fi
 
 for lanes in 8 6; do
   options=(--set "train.lanes=$lanes")
