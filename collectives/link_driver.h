@@ -48,6 +48,8 @@ typedef struct lks_link_driver {
     /* The bucket's blocks are final in all of this rank's partials. Records or starts. */
     lks_status (*offer)(void *instance, uint32_t bucket);
     lks_status (*progress)(void *instance); /* a little work, no waiting */
+    /* A peer is lost: ends what a library of the link's would keep the device waiting for. NULL: nothing does. */
+    void (*abandon)(void *instance);
     /* All buckets are offered: waits until own blocks are summed and own gradient arrays are not
      * needed by messages any more; adds to *wait_seconds. */
     lks_status (*sum)(void *instance, double *wait_seconds);

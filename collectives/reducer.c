@@ -70,9 +70,12 @@ static lks_status fail_no_link(const char *name, const lks_link_spec *spec)
     for (int i = 0; link_at(spec, i, &link); ++i)
         if (link)
             lks_text_append(&names, ", %s", link->name);
+    bool of_gpus = !strcmp(name, "nccl") || !strcmp(name, "ipc");
     lks_status status =
         LKS_FAIL(LKS_ERR_USAGE, "collectives.link \"%s\" %s: there are auto%s", name,
-                 strcmp(name, "auto") ? "is unknown" : "finds none that serves",
+                 of_gpus                ? "joins GPUs and is not here"
+                 : strcmp(name, "auto") ? "is unknown"
+                                        : "finds none that serves",
                  names.data ? names.data : "");
     lks_text_release(&names);
     return status;
@@ -287,6 +290,14 @@ void lks_reducer_final(lks_reducer *reducer, uint32_t layout_tensor)
         reducer->stats.bytes_early = reducer->stats.bytes_total;
 }
 
+/* What the device was given for a lost peer would never end, and whoever waits for the device neither. */
+static lks_status abandon(lks_reducer *reducer, lks_status status)
+{
+    if (status != LKS_OK && reducer->link->abandon)
+        reducer->link->abandon(reducer->instance);
+    return status;
+}
+
 lks_status lks_reducer_progress(lks_reducer *reducer)
 {
     LKS_TRY(reducer->failure);
@@ -294,7 +305,7 @@ lks_status lks_reducer_progress(lks_reducer *reducer)
     /* With no message of ours under way it is only about what MPI has kept to itself: rarely. */
     if (reducer->spec.comm->under_way == 0 && ++reducer->quiet_calls % 16 != 0)
         return LKS_OK;
-    return lks_comm_progress(reducer->spec.comm);
+    return abandon(reducer, lks_comm_progress(reducer->spec.comm));
 }
 
 /* Adds up what is a node of the tree already, so that the next lane finds its array free. */

@@ -44,6 +44,9 @@ static lks_status hosts_add(lks_hosts *hosts, const char *name, size_t length, i
 
 /* --- Hostfiles ------------------------------------------------------------ */
 
+/* What ssh and mpirun take: no option, nothing that a terminal or a shell obeys. */
+#define NAME_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-:@[]%"
+
 static bool parse_slots(const char *text, int *slots)
 {
     int64_t number;
@@ -55,9 +58,18 @@ static bool parse_slots(const char *text, int *slots)
 
 static lks_status hostfile_line(lks_hosts *hosts, char *line, const char *path, int number)
 {
+    for (const char *c = line; *c; ++c)
+        if ((unsigned char)*c >= 127) /* not repeated: it may be no UTF-8 */
+            return LKS_FAIL(LKS_ERR_USAGE,
+                            "%s:%d: a byte that is not ASCII, want lines such as: host1 slots=4",
+                            path, number);
     char *rest = NULL, *name = strtok_r(line, " \t\r", &rest);
     if (!name)
         return LKS_OK;
+    if (*name == '-' || name[strspn(name, NAME_CHARACTERS)])
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "%s:%d: \"%s\" is no host's name, want lines such as: host1 slots=4", path,
+                        number, name);
     int slots = 1;
     char *colon = strchr(name, ':');
     if (colon && !strchr(colon + 1, ':')) {

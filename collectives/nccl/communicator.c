@@ -18,11 +18,23 @@ lks_status lks_nccl_cuda_check(cudaError_t error, const char *call)
 {
     if (error == cudaSuccess)
         return LKS_OK;
+    (void)cudaGetLastError(); /* else the next launch is told of it, where the link gives way */
     return LKS_FAIL(LKS_ERR_INTERNAL, "CUDA: %s (%s): %s", cudaGetErrorString(error),
                     cudaGetErrorName(error), call);
 }
 
 /* Ends NCCL's own threads and kernels; nothing may be asked of it afterwards. */
+void lks_nccl_abandon(lks_nccl *nccl)
+{
+    nccl->failed = true;
+    if (nccl->grouping)
+        (void)ncclGroupEnd(); /* an abort within a group would wait for its end */
+    nccl->grouping = false;
+    if (nccl->handle)
+        (void)ncclCommAbort(nccl->handle);
+    nccl->handle = NULL;
+}
+
 static lks_status nccl_give_up(lks_nccl *nccl, lks_status status, const char *what)
 {
     const char *said = nccl->handle ? ncclGetLastError(nccl->handle) : "";
@@ -33,13 +45,7 @@ static lks_status nccl_give_up(lks_nccl *nccl, lks_status status, const char *wh
                  "last checkpoint (NCCL_DEBUG=INFO says more)",
                  lks_comm_rank(nccl->comm), lks_comm_host(nccl->comm, lks_comm_rank(nccl->comm)),
                  nccl->doing, what, said && *said ? ": " : "", said ? said : "");
-    nccl->failed = true;
-    if (nccl->grouping)
-        (void)ncclGroupEnd(); /* an abort within a group would wait for its end */
-    nccl->grouping = false;
-    if (nccl->handle)
-        (void)ncclCommAbort(nccl->handle);
-    nccl->handle = NULL;
+    lks_nccl_abandon(nccl);
     return status;
 }
 
@@ -92,9 +98,14 @@ lks_status lks_nccl_wait(lks_nccl *nccl, cudaEvent_t event)
             return LKS_OK;
         if (found != cudaErrorNotReady)
             return lks_nccl_cuda_check(found, "cudaEventQuery");
+        (void)cudaGetLastError(); /* not ready is no error that a launch is to be told of */
         LKS_TRY(lks_nccl_poll(nccl));
-        if (spins % 64 == 0)
-            LKS_TRY(lks_comm_progress(nccl->comm));
+        lks_status status = spins % 64 == 0 ? lks_comm_progress(nccl->comm) : LKS_OK;
+        if (status != LKS_OK) {
+            lks_nccl_abandon(
+                nccl); /* its kernels wait for the lost rank, and closing would for them */
+            return status;
+        }
         if (lks_clock_seconds_since(start) > nccl->timeout_seconds)
             return nccl_too_late(nccl);
     }

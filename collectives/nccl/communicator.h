@@ -32,6 +32,8 @@ lks_status lks_nccl_all_reduce(lks_nccl *nccl, float *data, uint64_t elements,
                                cudaStream_t stream) LKS_MUST_CHECK;
 lks_status lks_nccl_group_end(lks_nccl *nccl) LKS_MUST_CHECK;
 
+/* Ends NCCL's own threads and kernels, after a failure elsewhere; nothing but close may follow. */
+void lks_nccl_abandon(lks_nccl *nccl);
 /* Whether something has failed meanwhile. Cheap. */
 lks_status lks_nccl_poll(lks_nccl *nccl) LKS_MUST_CHECK;
 /* The host waits for the event, polling. */

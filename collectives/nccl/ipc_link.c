@@ -12,6 +12,10 @@
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
 
+/* What is shown to others is whole pieces of the driver's: smaller allocations may lie in one, and a handle is for all of
+ * it. */
+enum { IPC_PIECE = 2 << 20 };
+
 /* What a rank tells the others. */
 typedef struct ipc_card {
     cudaIpcMemHandle_t parameters, gradients;
@@ -53,7 +57,7 @@ static float *ipc_gradient(void *instance, int level)
 static lks_status ipc_allocate(ipc_link *link)
 {
     const lks_link_spec *spec = &link->shard.spec;
-    link->array_bytes = lks_round_up(spec->layout->flat_elements * sizeof(float), LKS_ALIGNMENT);
+    link->array_bytes = lks_round_up(spec->layout->flat_elements * sizeof(float), IPC_PIECE);
     LKS_TRY(LKS_NEW_ARRAY(&link->peers, (size_t)link->size));
     LKS_TRY(lks_device_allocate(spec->device, link->array_bytes, (void **)&link->parameters));
     LKS_TRY(lks_device_allocate(spec->device, link->array_bytes * (size_t)link->levels,

@@ -518,6 +518,11 @@ static lks_status nccl_link_progress(void *instance)
     return lks_nccl_poll(((nccl_link *)instance)->nccl);
 }
 
+static void nccl_link_abandon(void *instance)
+{
+    lks_nccl_abandon(((nccl_link *)instance)->nccl);
+}
+
 static lks_status nccl_link_sum(void *instance, double *wait_seconds)
 {
     nccl_link *link = instance;
@@ -581,6 +586,7 @@ const lks_link_driver lks_nccl_link_driver = {
     .begin = nccl_link_begin,
     .offer = nccl_link_offer,
     .progress = nccl_link_progress,
+    .abandon = nccl_link_abandon,
     .sum = nccl_link_sum,
     .sums = nccl_link_sums,
     .square_sums = nccl_link_square_sums,

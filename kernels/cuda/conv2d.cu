@@ -394,6 +394,7 @@ static __global__ void __launch_bounds__(CONV_THREADS) conv_kernel(Pass pass)
         product.multiply(left + stage * Left::ELEMENTS, right + stage * Right::ELEMENTS);
         __syncthreads();
     }
+    lks_copy_wait<0>(); /* the last stage's, which nobody reads: none may outlive the block */
     product.store([&](int row, int column, float sum) {
         if (first_row + row < pass.size.rows && first_column + column < pass.size.columns)
             pass.store(group, split, first_row + row, first_column + column, sum);

@@ -396,10 +396,12 @@ static lks_status cuda_upload_wait(void *instance, int slot)
 
 /* --- Recordings: CUDA graphs ---------------------------------------------------- */
 
+/* Relaxed: kernels that did not run before (others than those of the first run, where there is something to add to) are
+ * loaded when they are first given, which the other modes forbid meanwhile. */
 static lks_status cuda_record_begin(void *instance)
 {
     lks_cuda_device *cuda = (lks_cuda_device *)instance;
-    LKS_CUDA(cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeThreadLocal));
+    LKS_CUDA(cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeRelaxed));
     return LKS_OK;
 }
 

@@ -169,7 +169,8 @@ lks_status choose(lks_product *product, cublasLtMatmulPreference_t preference, b
         product->library->handle, product->description, product->b, product->a, product->c,
         product->c, preference, 1, &result, &count);
     *found = status == CUBLAS_STATUS_SUCCESS && count == 1 && result.state == CUBLAS_STATUS_SUCCESS;
-    if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED)
+    bool refused = status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE;
+    if (status != CUBLAS_STATUS_SUCCESS && !refused)
         return fail(status, "cublasLtMatmulAlgoGetHeuristic");
     product->algorithm = result.algo;
     product->workspace = result.workspaceSize;

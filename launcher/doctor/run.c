@@ -287,9 +287,11 @@ static bool is_missing(const lks_doctor *d, int by, int rank)
 static void judge_shared(lks_doctor *d)
 {
     const char *directory = lks_doctor_text(d, 0, "directory");
+    bool written = !*lks_doctor_text(d, 0, "write_error"); /* else it says nothing of sharing */
     for (int r = 0; r < d->size; ++r) {
         const char *error = lks_doctor_text(d, r, "write_error");
-        if (!strcmp(error, strerror(ENOENT)) || is_missing(d, r, 0) || is_missing(d, 0, r))
+        if (written &&
+            (!strcmp(error, strerror(ENOENT)) || is_missing(d, r, 0) || is_missing(d, 0, r)))
             lks_doctor_row(
                 d, NULL, LKS_DOCTOR_FAIL, r, share_line(d, r),
                 "%s is not the one of %s: what is written on one host is not there on the "

@@ -62,6 +62,8 @@ refused 'unknown schedule' 2 1 'schedule.name' 'cosin\b' 'cosine' -- "${train[@]
 refused 'unknown device' 2 1 'device' 'gpx' 'cpu' -- "${train[@]}" --set device.name=gpx
 refused 'unknown link' 2 1 'collectives.link' 'pigeon' 'shm' -- "${train[@]}" --set collectives.link=pigeon
 refused 'unknown link' 2 2 'collectives.link' 'pigeon' 'shm' -- "${train[@]}" --set collectives.link=pigeon
+refused 'link of GPUs without one' 2 1 'collectives.link' 'nccl. joins GPUs' 'shm' -- "${train[@]}" --set collectives.link=nccl
+refused 'no optimizer' 2 1 'optimizer.name is ""' 'adamw' -- "${train[@]}" --set optimizer.name=
 refused 'heads that do not divide the width' 2 1 'model.heads' '3' '8' -- "${train[@]}" --set model.heads=3
 
 # Files

@@ -51,9 +51,9 @@ END_TEST
 
 START_TEST(test_hostfile_bad)
 {
-    static const char *const bad[] = {"",           "# none\n",  "a slots=0",
-                                      "a slots=-1", "a slots=x", "a:b",
-                                      "a 4",        "a slots=",  "a slots=99999999999"};
+    static const char *const bad[] = {
+        "",    "# none\n", "a slots=0",           "a slots=-1",       "a slots=x", "a:b",
+        "a 4", "a slots=", "a slots=99999999999", "-oProxyCommand=x", "a;b",       "\xff"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; ++i) {
         lks_hosts hosts;
         ck_assert_msg(read_text(&hosts, bad[i]) == LKS_ERR_USAGE, "accepted: %s", bad[i]);
