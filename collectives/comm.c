@@ -95,18 +95,14 @@ static bool is_crowded(const lks_comm *comm)
 
 static lks_status find_nodes(lks_comm *comm)
 {
-    size_t size = (size_t)comm->size, *counts = NULL;
+    size_t size = (size_t)comm->size;
     LKS_TRY(LKS_NEW_ARRAY(&comm->identities, size));
     LKS_TRY(LKS_NEW_ARRAY(&comm->node_of, size));
     LKS_TRY(LKS_NEW_ARRAY(&comm->local_ranks, size));
+    LKS_TRY(LKS_NEW_ARRAY(&comm->equal_counts, size));
     lks_comm_identity me;
     LKS_TRY(identify(comm, &me));
-    LKS_TRY(LKS_NEW_ARRAY(&counts, size));
-    for (size_t r = 0; r < size; ++r)
-        counts[r] = sizeof me;
-    lks_status status = lks_comm_all_gather(comm, &me, comm->identities, counts);
-    lks_memory_free(counts);
-    LKS_TRY(status);
+    LKS_TRY(lks_comm_all_gather_equal(comm, &me, comm->identities, sizeof me));
     number_nodes(comm);
     comm->crowded = is_crowded(comm);
     return LKS_OK;
@@ -120,6 +116,7 @@ static void release(lks_comm *comm)
     lks_memory_free(comm->identities);
     lks_memory_free(comm->node_of);
     lks_memory_free(comm->local_ranks);
+    lks_memory_free(comm->equal_counts);
     lks_memory_free(comm);
 }
 

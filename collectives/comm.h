@@ -43,6 +43,9 @@ lks_status lks_comm_broadcast(lks_comm *comm, int root, void *data, size_t bytes
  * this rank's place in `all`. */
 lks_status lks_comm_all_gather(lks_comm *comm, const void *mine, void *all,
                                const size_t *counts) LKS_MUST_CHECK;
+/* (collective) The same with `bytes` of every rank. */
+lks_status lks_comm_all_gather_equal(lks_comm *comm, const void *mine, void *all,
+                                     size_t bytes) LKS_MUST_CHECK;
 
 /* (collective) Everyone's status is LKS_OK, or everyone gets the failure of the
  * lowest rank that failed: its message stays there; elsewhere it becomes "", so that

@@ -22,6 +22,7 @@ struct lks_comm {
     int node, node_count, local_rank, local_size;
     int *node_of;                  /* [size] */
     int *local_ranks;              /* [local_size] ranks of this node, ascending */
+    size_t *equal_counts;          /* [size] of an all_gather_equal under way */
     lks_comm_identity *identities; /* [size] */
     bool crowded;                  /* more ranks than cores on this node */
     size_t message_limit;

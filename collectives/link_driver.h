@@ -28,6 +28,20 @@ typedef struct lks_link_spec {
     const lks_verbs_options *verbs; /* NULL: none */
 } lks_link_spec;
 
+/* A rank's flat arrays and what is summed there, in device memory. Zeroed when a link is opened. */
+typedef struct lks_link_arrays {
+    float *parameters;
+    float *gradients; /* lks_lane_levels of this rank; after sum the first has own blocks' sums */
+    double *square_sums;                  /* [own blocks] after sum: theirs */
+    size_t array_bytes;                   /* from one gradient array to the next */
+    uint64_t shared_bytes, private_bytes; /* of memory: the node's, this rank's */
+} lks_link_arrays;
+
+static inline float *lks_link_gradient(const lks_link_arrays *arrays, int level)
+{
+    return arrays->gradients + arrays->array_bytes / sizeof(float) * (size_t)level;
+}
+
 /* Any call but usable may be made only between a successful open and close. Within a step:
  * begin, offer of every bucket once in any order, progress at will, sum, gather. */
 typedef struct lks_link_driver {
@@ -35,34 +49,31 @@ typedef struct lks_link_driver {
     const char *about;
     /* True: when it is usable but cannot be opened, "auto" says so and takes the next. */
     bool may_give_way;
-    /* Offers made during the backward pass start work then. */
-    bool overlaps;
     /* (collective) Whether it can serve; else LKS_ERR_USAGE and why not. The same on every rank. */
     lks_status (*usable)(const lks_link_spec *spec);
-    lks_status (*open)(void **instance, const lks_link_spec *spec); /* (collective) */
-    void (*close)(void *instance);                                  /* (collective) */
-    /* Zeroed flat arrays, of the device. */
-    float *(*parameters)(void *instance);
-    float *(*gradient)(void *instance, int level); /* level < lks_lane_levels of this rank */
+    /* (collective) *arrays lasts as long as the link. */
+    lks_status (*open)(void **instance, const lks_link_spec *spec, lks_link_arrays *arrays);
+    void (*close)(void *instance); /* (collective) */
+    /* The next three are NULL where all is done in sum. */
     lks_status (*begin)(void *instance);
     /* The bucket's blocks are final in all of this rank's partials. Records or starts. */
     lks_status (*offer)(void *instance, uint32_t bucket);
     lks_status (*progress)(void *instance); /* a little work, no waiting */
-    /* A peer is lost: ends what a library of the link's would keep the device waiting for. NULL: nothing does. */
+    /* A call of this link, or a message of the comm, has failed: ends what a library of the link's would keep the device
+     * waiting for; nothing but close follows. NULL: nothing does. */
     void (*abandon)(void *instance);
-    /* All buckets are offered: waits until own blocks are summed and own gradient arrays are not
-     * needed by messages any more; adds to *wait_seconds. */
+    /* All buckets are offered: when the device has done what it was given, own blocks are summed and own gradient
+     * arrays are not needed by messages any more. Adds to *wait_seconds. */
     lks_status (*sum)(void *instance, double *wait_seconds);
-    /* After sum: the flat array that holds own blocks' sums; and their square sums, [own blocks]. Device memory. */
-    const float *(*sums)(void *instance);
-    const double *(*square_sums)(void *instance);
+    /* (collective) See lks_reducer_share. NULL: only where there is one rank. */
+    lks_status (*share)(void *instance, double *numbers, const uint64_t *first);
     /* (collective) Adds to *wait_seconds. */
     lks_status (*gather)(void *instance, double *wait_seconds);
-    /* Adds: shared_bytes of the node, private_bytes of this rank. */
-    void (*memory)(void *instance, uint64_t *shared_bytes, uint64_t *private_bytes);
+    /* See lks_reducer_settle; adds to *wait_seconds. NULL: nothing is still under way. */
+    lks_status (*settle)(void *instance, double *wait_seconds);
 } lks_link_driver;
 
-/* NULL-terminated; written by Meson. Built in; a device's module brings more (reducer.c). */
+/* NULL-terminated; written by Meson. Built in; a device's module brings more (link.c). */
 extern const lks_link_driver *const lks_link_drivers[];
 
 #endif

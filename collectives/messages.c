@@ -207,6 +207,13 @@ static lks_status gather_in_turn(lks_comm *comm, const void *mine, char *all, co
     return LKS_OK;
 }
 
+lks_status lks_comm_all_gather_equal(lks_comm *comm, const void *mine, void *all, size_t bytes)
+{
+    for (int r = 0; r < comm->size; ++r)
+        comm->equal_counts[r] = bytes;
+    return lks_comm_all_gather(comm, mine, all, comm->equal_counts);
+}
+
 lks_status lks_comm_all_gather(lks_comm *comm, const void *mine, void *all, const size_t *counts)
 {
     size_t total = 0;

@@ -2,11 +2,8 @@
 
 #include "collectives/comm_private.h"
 #include "collectives/lane_tree.h"
-#include "collectives/link_driver.h"
-#include "runtime/base/log.h"
+#include "collectives/link.h"
 #include "runtime/base/memory.h"
-#include "runtime/base/module.h"
-#include "runtime/base/text.h"
 
 #include <string.h>
 
@@ -21,8 +18,8 @@ struct lks_reducer {
     bool *tensor_final;     /* [tensors] of this step */
     uint32_t tensors_left;  /* of this step, not yet final */
     const lks_link_driver *link;
-    int link_index; /* as link_at counts */
     void *instance;
+    lks_link_arrays arrays;
     int first_lane, end_lane;
     int partials;         /* that this rank's lanes end in */
     lks_lane_stack stack; /* this step's finished lanes */
@@ -42,61 +39,6 @@ static lks_status check_spec(const lks_reducer_spec *spec)
                         "new job with train.lanes=%d",
                         size, spec->lanes, spec->lanes, size);
     return LKS_OK;
-}
-
-/* Links that come with the cuda device's module, before those of every build. */
-static const char *const cuda_links[] = {"lks_nccl_link_driver", "lks_ipc_link_driver"};
-enum { CUDA_LINKS = sizeof cuda_links / sizeof *cuda_links };
-
-/* The link number `index` for this device, NULL where the module has it not. False: there are no more. */
-static bool link_at(const lks_link_spec *spec, int index, const lks_link_driver **out)
-{
-    const void *symbol = NULL;
-    bool cuda = !strcmp(lks_device_name(spec->device), "cuda");
-    *out = NULL;
-    if (!cuda || index >= CUDA_LINKS) {
-        *out = lks_link_drivers[index - (cuda ? CUDA_LINKS : 0)];
-        return *out != NULL;
-    }
-    if (lks_module_symbol("cuda", cuda_links[index], &symbol) == LKS_OK)
-        *out = symbol;
-    return true;
-}
-
-static lks_status fail_no_link(const char *name, const lks_link_spec *spec)
-{
-    const lks_link_driver *link;
-    lks_text names = {0};
-    for (int i = 0; link_at(spec, i, &link); ++i)
-        if (link)
-            lks_text_append(&names, ", %s", link->name);
-    bool of_gpus = !strcmp(name, "nccl") || !strcmp(name, "ipc");
-    lks_status status =
-        LKS_FAIL(LKS_ERR_USAGE, "collectives.link \"%s\" %s: there are auto%s", name,
-                 of_gpus                ? "joins GPUs and is not here"
-                 : strcmp(name, "auto") ? "is unknown"
-                                        : "finds none that serves",
-                 names.data ? names.data : "");
-    lks_text_release(&names);
-    return status;
-}
-
-/* From the one at *index on, which becomes that of the link found. */
-static lks_status find_link(const char *name, const lks_link_spec *spec, int *index,
-                            const lks_link_driver **out)
-{
-    bool automatic = strcmp(name, "auto") == 0;
-    for (; link_at(spec, *index, out); ++*index) {
-        if (!*out)
-            continue;
-        if (!automatic && strcmp(name, (*out)->name) == 0)
-            return (*out)->usable(spec);
-        if (automatic && (*out)->usable(spec) == LKS_OK) {
-            lks_status_set_message(""); /* why those before it do not serve is no failure */
-            return LKS_OK;
-        }
-    }
-    return fail_no_link(name, spec);
 }
 
 /* Cuts at `target` bytes or just above; returns the count. `reducer` NULL: only counts. */
@@ -170,21 +112,7 @@ static lks_status prepare(lks_reducer *reducer, const lks_reducer_spec *spec)
     lks_lane_stack stack;
     lks_lane_partials(spec->lanes, reducer->first_lane, reducer->end_lane, &stack);
     reducer->partials = stack.count;
-    LKS_TRY(find_link(spec->link, &reducer->spec, &reducer->link_index, &reducer->link));
     return make_buckets(reducer, spec->bucket_bytes);
-}
-
-static lks_status open_link(lks_reducer *reducer, const char *name)
-{
-    for (;;) {
-        lks_status status = reducer->link->open(&reducer->instance, &reducer->spec);
-        if (status == LKS_OK || !reducer->link->may_give_way || strcmp(name, "auto") != 0)
-            return status;
-        if (*lks_status_message())
-            lks_log_warn("link %s is passed over: %s", reducer->link->name, lks_status_message());
-        ++reducer->link_index;
-        LKS_TRY(find_link(name, &reducer->spec, &reducer->link_index, &reducer->link));
-    }
 }
 
 lks_status lks_reducer_open(lks_reducer **out, const lks_reducer_spec *spec)
@@ -195,13 +123,14 @@ lks_status lks_reducer_open(lks_reducer **out, const lks_reducer_spec *spec)
         status = prepare(reducer, spec);
     status = lks_comm_agree(spec->comm, status);
     if (status == LKS_OK)
-        status = open_link(reducer, spec->link);
+        status = lks_link_open(&reducer->link, &reducer->instance, &reducer->arrays, spec->link,
+                               &reducer->spec);
     if (status != LKS_OK) {
         lks_reducer_close(reducer);
         return status;
     }
-    reducer->link->memory(reducer->instance, &reducer->stats.shared_bytes,
-                          &reducer->stats.private_bytes);
+    reducer->stats.shared_bytes = reducer->arrays.shared_bytes;
+    reducer->stats.private_bytes = reducer->arrays.private_bytes;
     *out = reducer;
     return LKS_OK;
 }
@@ -227,18 +156,27 @@ const char *lks_reducer_link(const lks_reducer *reducer)
 
 bool lks_reducer_overlaps(const lks_reducer *reducer)
 {
-    return reducer->link->overlaps;
+    return reducer->link->offer != NULL;
 }
 
 float *lks_reducer_parameters(lks_reducer *reducer)
 {
-    return reducer->link->parameters(reducer->instance);
+    return reducer->arrays.parameters;
 }
 
 void lks_reducer_owned(const lks_reducer *reducer, uint32_t *first_block, uint32_t *end_block)
 {
     lks_layout_owned(reducer->spec.layout, lks_comm_rank(reducer->spec.comm),
                      lks_comm_size(reducer->spec.comm), first_block, end_block);
+}
+
+/* After a failure no step goes on: what the device was given for a lost peer would never end, and whoever waits for the
+ * device, or closes the link, neither. */
+static lks_status abandon(lks_reducer *reducer, lks_status status)
+{
+    if (status != LKS_OK && reducer->link->abandon)
+        reducer->link->abandon(reducer->instance);
+    return status;
 }
 
 lks_status lks_reducer_begin(lks_reducer *reducer)
@@ -252,20 +190,23 @@ lks_status lks_reducer_begin(lks_reducer *reducer)
     reducer->failure = LKS_OK;
     reducer->stats.bytes_early = reducer->stats.bytes_total = 0;
     reducer->stats.wait_seconds = 0;
-    return reducer->link->begin(reducer->instance);
+    if (!reducer->link->begin)
+        return LKS_OK;
+    return abandon(reducer, reducer->link->begin(reducer->instance));
 }
 
 float *lks_reducer_lane(lks_reducer *reducer, int lane)
 {
     (void)lane; /* lanes come in order: the next array of the stack is this one's */
-    return reducer->link->gradient(reducer->instance, reducer->stack.count);
+    return lks_link_gradient(&reducer->arrays, reducer->stack.count);
 }
 
 static void offer_bucket(lks_reducer *reducer, uint32_t bucket)
 {
     if (reducer->failure != LKS_OK)
         return;
-    reducer->failure = reducer->link->offer(reducer->instance, bucket);
+    if (reducer->link->offer)
+        reducer->failure = abandon(reducer, reducer->link->offer(reducer->instance, bucket));
     reducer->stats.bytes_total += reducer->bucket_bytes[bucket];
 }
 
@@ -290,18 +231,11 @@ void lks_reducer_final(lks_reducer *reducer, uint32_t layout_tensor)
         reducer->stats.bytes_early = reducer->stats.bytes_total;
 }
 
-/* What the device was given for a lost peer would never end, and whoever waits for the device neither. */
-static lks_status abandon(lks_reducer *reducer, lks_status status)
-{
-    if (status != LKS_OK && reducer->link->abandon)
-        reducer->link->abandon(reducer->instance);
-    return status;
-}
-
 lks_status lks_reducer_progress(lks_reducer *reducer)
 {
     LKS_TRY(reducer->failure);
-    LKS_TRY(reducer->link->progress(reducer->instance));
+    if (reducer->link->progress)
+        LKS_TRY(abandon(reducer, reducer->link->progress(reducer->instance)));
     /* With no message of ours under way it is only about what MPI has kept to itself: rarely. */
     if (reducer->spec.comm->under_way == 0 && ++reducer->quiet_calls % 16 != 0)
         return LKS_OK;
@@ -311,12 +245,11 @@ lks_status lks_reducer_progress(lks_reducer *reducer)
 /* Adds up what is a node of the tree already, so that the next lane finds its array free. */
 static lks_status fold(lks_reducer *reducer)
 {
-    const lks_link_driver *link = reducer->link;
     while (lks_lane_fold(&reducer->stack, reducer->spec.lanes)) {
         int into = reducer->stack.count - 1;
         LKS_TRY(lks_device_add(reducer->spec.device, reducer->spec.layout->flat_elements,
-                               link->gradient(reducer->instance, into + 1),
-                               link->gradient(reducer->instance, into)));
+                               lks_link_gradient(&reducer->arrays, into + 1),
+                               lks_link_gradient(&reducer->arrays, into)));
     }
     return LKS_OK;
 }
@@ -333,22 +266,41 @@ lks_status lks_reducer_lane_done(lks_reducer *reducer, int lane)
 
 lks_status lks_reducer_sum(lks_reducer *reducer)
 {
-    return reducer->link->sum(reducer->instance, &reducer->stats.wait_seconds);
+    return abandon(reducer, reducer->link->sum(reducer->instance, &reducer->stats.wait_seconds));
 }
 
 const float *lks_reducer_sums(const lks_reducer *reducer)
 {
-    return reducer->link->sums(reducer->instance);
+    return reducer->arrays.gradients;
 }
 
 const double *lks_reducer_square_sums(const lks_reducer *reducer)
 {
-    return reducer->link->square_sums(reducer->instance);
+    return reducer->arrays.square_sums;
 }
 
 lks_status lks_reducer_gather(lks_reducer *reducer)
 {
-    return reducer->link->gather(reducer->instance, &reducer->stats.wait_seconds);
+    return abandon(reducer, reducer->link->gather(reducer->instance, &reducer->stats.wait_seconds));
+}
+
+bool lks_reducer_can_share(const lks_reducer *reducer)
+{
+    return reducer->link->share || lks_comm_size(reducer->spec.comm) == 1;
+}
+
+lks_status lks_reducer_share(lks_reducer *reducer, double *numbers, const uint64_t *first)
+{
+    if (lks_comm_size(reducer->spec.comm) == 1)
+        return LKS_OK;
+    return abandon(reducer, reducer->link->share(reducer->instance, numbers, first));
+}
+
+lks_status lks_reducer_settle(lks_reducer *reducer)
+{
+    if (!reducer->link->settle)
+        return LKS_OK;
+    return abandon(reducer, reducer->link->settle(reducer->instance, &reducer->stats.wait_seconds));
 }
 
 lks_reducer_stats lks_reducer_get_stats(const lks_reducer *reducer)

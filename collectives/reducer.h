@@ -12,9 +12,10 @@
  *             lks_reducer_progress             between ops
  *         lks_reducer_lane_done
  *     lks_reducer_sum (collective)             own blocks are summed
- *     ... all ranks exchange norms (a collective): from here parameters may be written ...
+ *     ... all ranks exchange norms (a collective of the comm's): from here parameters may be written ...
  *     optimizer on own blocks of lks_reducer_sums
  *     lks_reducer_gather (collective)          everybody has all parameters
+ *     lks_reducer_settle                       before the host waits for the device
  */
 #ifndef LKS_COLLECTIVES_REDUCER_H
 #define LKS_COLLECTIVES_REDUCER_H
@@ -64,6 +65,14 @@ lks_status lks_reducer_sum(lks_reducer *reducer) LKS_MUST_CHECK;
 const float *lks_reducer_sums(const lks_reducer *reducer);
 const double *lks_reducer_square_sums(const lks_reducer *reducer);
 lks_status lks_reducer_gather(lks_reducer *reducer) LKS_MUST_CHECK;
+/* Whether share serves: numbers go from device to device and the host waits for nothing. The same on every rank. */
+bool lks_reducer_can_share(const lks_reducer *reducer);
+/* (collective) numbers[first[r], first[r + 1]) of rank r, [world size + 1] bounds, to everybody; device memory. */
+lks_status lks_reducer_share(lks_reducer *reducer, double *numbers,
+                             const uint64_t *first) LKS_MUST_CHECK;
+/* Waits, the link's timeout long at most, for what sum, share and gather have left under way on the device: whoever waits
+ * for the device itself cannot give up a rank that does not answer. */
+lks_status lks_reducer_settle(lks_reducer *reducer) LKS_MUST_CHECK;
 
 typedef struct lks_reducer_stats {
     uint64_t

@@ -17,9 +17,7 @@ typedef struct shm_link {
     void *memory; /* flags, parameters, gradients */
     size_t bytes;
     shm_flag **flags;  /* [ranks] each: [0] barriers reached, [1 + bucket] step published */
-    float *parameters; /* flat */
     float **gradients; /* [ranks] that rank's arrays, one after the other */
-    size_t array_bytes;
     uint64_t step, barriers;
     uint32_t *waiting; /* [waiting_count] segments of this step not yet summed */
     int *published;    /* [segments] ranks, from 0 on, known to have published it */
@@ -35,12 +33,7 @@ static lks_status shm_usable(const lks_link_spec *spec)
                         "link shm needs all ranks on one node, but %d ranks are on %d: set "
                         "collectives.link=auto or mpi",
                         lks_comm_size(comm), nodes);
-    if (!lks_device_is_host(spec->device))
-        return LKS_FAIL(LKS_ERR_USAGE,
-                        "link shm needs a device that computes in the host's memory, not %s: set "
-                        "collectives.link=auto",
-                        lks_device_name(spec->device));
-    return LKS_OK;
+    return lks_shard_on_host(spec, "shm");
 }
 
 static int levels_of(const lks_link_spec *spec, int rank)
@@ -59,42 +52,37 @@ static void *shm_at(char *base, size_t at)
 static size_t shm_place(shm_link *link, char *base)
 {
     const lks_link_spec *spec = &link->shard.spec;
-    int size = lks_comm_size(spec->comm);
+    lks_link_arrays *arrays = &link->shard.arrays;
+    int size = link->shard.size;
     size_t page = 4096, at = 0;
     size_t flag_bytes =
         lks_round_up((1 + (size_t)spec->buckets->count) * sizeof(shm_flag), 2 * LKS_ALIGNMENT);
     for (int r = 0; r < size; ++r, at += flag_bytes)
         link->flags[r] = shm_at(base, at);
     at = lks_round_up(at, page);
-    link->parameters = shm_at(base, at);
-    at = lks_round_up(at + link->array_bytes, page);
+    arrays->parameters = shm_at(base, at);
+    at = lks_round_up(at + arrays->array_bytes, page);
     for (int r = 0; r < size; ++r) {
         link->gradients[r] = shm_at(base, at);
-        at = lks_round_up(at + link->array_bytes * (size_t)levels_of(spec, r), page);
+        at = lks_round_up(at + arrays->array_bytes * (size_t)levels_of(spec, r), page);
     }
+    arrays->gradients = link->gradients[link->shard.rank];
     return at;
-}
-
-static void shm_point_leaves(shm_link *link)
-{
-    size_t stride = link->array_bytes / sizeof(float);
-    for (int i = 0; i < link->shard.leaf_count; ++i) {
-        lks_leaf *leaf = &link->shard.leaves[i];
-        leaf->data = link->gradients[leaf->rank] + stride * (size_t)leaf->level;
-        leaf->origin = 0;
-    }
 }
 
 static lks_status shm_prepare(shm_link *link, const lks_link_spec *spec)
 {
-    size_t size = (size_t)lks_comm_size(spec->comm);
     LKS_TRY(lks_shard_open(&link->shard, spec));
+    size_t size = (size_t)link->shard.size;
     LKS_TRY(LKS_NEW_ARRAY(&link->flags, size));
     LKS_TRY(LKS_NEW_ARRAY(&link->gradients, size));
     LKS_TRY(LKS_NEW_ARRAY(&link->waiting, link->shard.segment_count));
     LKS_TRY(LKS_NEW_ARRAY(&link->published, link->shard.segment_count));
-    link->array_bytes = lks_round_up(spec->layout->flat_elements * sizeof(float), LKS_ALIGNMENT);
+    link->shard.keep_arrays = true;
+    link->shard.arrays.array_bytes =
+        lks_round_up(spec->layout->flat_elements * sizeof(float), LKS_ALIGNMENT);
     link->bytes = shm_place(link, NULL);
+    link->shard.arrays.shared_bytes = link->bytes;
     return LKS_OK;
 }
 
@@ -112,7 +100,7 @@ static void shm_close(void *instance)
     lks_memory_free(link);
 }
 
-static lks_status shm_open_link(void **instance, const lks_link_spec *spec)
+static lks_status shm_open_link(void **instance, const lks_link_spec *spec, lks_link_arrays *arrays)
 {
     shm_link *link = NULL;
     lks_status status = LKS_NEW(&link);
@@ -126,21 +114,11 @@ static lks_status shm_open_link(void **instance, const lks_link_spec *spec)
         return status;
     }
     (void)shm_place(link, link->memory);
-    shm_point_leaves(link);
+    for (int r = 0; r < link->shard.size; ++r)
+        lks_shard_read_at(&link->shard, r, link->gradients[r]);
     *instance = link;
+    *arrays = link->shard.arrays;
     return LKS_OK;
-}
-
-static float *shm_parameters(void *instance)
-{
-    return ((shm_link *)instance)->parameters;
-}
-
-static float *shm_gradient(void *instance, int level)
-{
-    shm_link *link = instance;
-    return link->gradients[lks_comm_rank(link->shard.spec.comm)] +
-           link->array_bytes / sizeof(float) * (size_t)level;
 }
 
 /* Waits, letting messages move now and then, while *flag < wanted. */
@@ -158,10 +136,9 @@ static lks_status shm_await(shm_link *link, const shm_flag *flag, uint64_t wante
 /* What any rank wrote before is seen by all after. */
 static lks_status shm_barrier(shm_link *link)
 {
-    int rank = lks_comm_rank(link->shard.spec.comm), size = lks_comm_size(link->shard.spec.comm);
     ++link->barriers;
-    atomic_store_explicit(&link->flags[rank][0], link->barriers, memory_order_release);
-    for (int r = 0; r < size; ++r)
+    atomic_store_explicit(&link->flags[link->shard.rank][0], link->barriers, memory_order_release);
+    for (int r = 0; r < link->shard.size; ++r)
         LKS_TRY(shm_await(link, &link->flags[r][0], link->barriers));
     return LKS_OK;
 }
@@ -181,7 +158,7 @@ static lks_status shm_begin(void *instance)
 static lks_status shm_offer(void *instance, uint32_t bucket)
 {
     shm_link *link = instance;
-    shm_flag *mine = link->flags[lks_comm_rank(link->shard.spec.comm)];
+    shm_flag *mine = link->flags[link->shard.rank];
     atomic_store_explicit(&mine[1 + bucket], link->step, memory_order_release);
     return LKS_OK;
 }
@@ -189,7 +166,7 @@ static lks_status shm_offer(void *instance, uint32_t bucket)
 static bool shm_all_published(shm_link *link, uint32_t index)
 {
     uint32_t flag = 1 + link->shard.segments[index].bucket;
-    int *rank = &link->published[index], size = lks_comm_size(link->shard.spec.comm);
+    int *rank = &link->published[index], size = link->shard.size;
     while (*rank < size &&
            atomic_load_explicit(&link->flags[*rank][flag], memory_order_acquire) >= link->step)
         ++*rank;
@@ -236,16 +213,6 @@ static lks_status shm_sum(void *instance, double *wait_seconds)
     return LKS_OK;
 }
 
-static const float *shm_sums(void *instance)
-{
-    return lks_shard_sums(&((shm_link *)instance)->shard);
-}
-
-static const double *shm_square_sums(void *instance)
-{
-    return ((shm_link *)instance)->shard.square_sums;
-}
-
 /* The barrier also keeps the next step's gradients from being written while an owner still reads
  * this step's. */
 static lks_status shm_gather(void *instance, double *wait_seconds)
@@ -256,27 +223,15 @@ static lks_status shm_gather(void *instance, double *wait_seconds)
     return status;
 }
 
-static void shm_memory(void *instance, uint64_t *shared_bytes, uint64_t *private_bytes)
-{
-    (void)private_bytes;
-    *shared_bytes += ((shm_link *)instance)->bytes;
-}
-
 const lks_link_driver lks_shm_link = {
     .name = "shm",
     .about = "ranks of one node sum in shared memory",
-    .overlaps = true,
     .usable = shm_usable,
     .open = shm_open_link,
     .close = shm_close,
-    .parameters = shm_parameters,
-    .gradient = shm_gradient,
     .begin = shm_begin,
     .offer = shm_offer,
     .progress = shm_progress,
     .sum = shm_sum,
-    .sums = shm_sums,
-    .square_sums = shm_square_sums,
     .gather = shm_gather,
-    .memory = shm_memory,
 };

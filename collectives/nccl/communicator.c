@@ -73,26 +73,44 @@ static lks_status nccl_too_late(lks_nccl *nccl)
     return nccl_give_up(nccl, LKS_ERR_PEER, what);
 }
 
+/* Whether NCCL has done what it was given to begin since `start`. */
+static lks_status nccl_look(lks_nccl *nccl, uint64_t start, bool *done)
+{
+    ncclResult_t state = ncclInProgress;
+    LKS_TRY(nccl_check(nccl, ncclCommGetAsyncError(nccl->handle, &state)));
+    LKS_TRY(nccl_check(nccl, state));
+    *done = state == ncclSuccess;
+    bool late = !*done && lks_clock_seconds_since(start) > nccl->timeout_seconds;
+    return late ? nccl_too_late(nccl) : LKS_OK;
+}
+
+/* Between two looks. What NCCL has under way waits for a rank that the comm has lost, and closing would too. */
+static lks_status nccl_pause(lks_nccl *nccl, unsigned spins)
+{
+    lks_comm_relax(nccl->comm, spins);
+    lks_status status = spins % 64 == 0 ? lks_comm_progress(nccl->comm) : LKS_OK;
+    if (status != LKS_OK)
+        lks_nccl_abandon(nccl);
+    return status;
+}
+
 /* Until NCCL has taken what it was given. */
 static lks_status nccl_settle(lks_nccl *nccl)
 {
     uint64_t start = lks_clock_ns();
-    ncclResult_t state = ncclInProgress;
-    for (unsigned spins = 0; state == ncclInProgress; lks_comm_relax(nccl->comm, ++spins)) {
-        LKS_TRY(nccl_check(nccl, ncclCommGetAsyncError(nccl->handle, &state)));
-        LKS_TRY(nccl_check(nccl, state));
-        if (state == ncclSuccess)
-            break;
-        if (lks_clock_seconds_since(start) > nccl->timeout_seconds)
-            return nccl_too_late(nccl);
+    bool done = false;
+    for (unsigned spins = 1;; ++spins) {
+        LKS_TRY(nccl_look(nccl, start, &done));
+        if (done)
+            return LKS_OK;
+        LKS_TRY(nccl_pause(nccl, spins));
     }
-    return LKS_OK;
 }
 
 lks_status lks_nccl_wait(lks_nccl *nccl, cudaEvent_t event)
 {
     uint64_t start = lks_clock_ns();
-    for (unsigned spins = 0;; lks_comm_relax(nccl->comm, ++spins)) {
+    for (unsigned spins = 1;; ++spins) {
         cudaError_t found = cudaEventQuery(event);
         if (found == cudaSuccess)
             return LKS_OK;
@@ -100,14 +118,9 @@ lks_status lks_nccl_wait(lks_nccl *nccl, cudaEvent_t event)
             return lks_nccl_cuda_check(found, "cudaEventQuery");
         (void)cudaGetLastError(); /* not ready is no error that a launch is to be told of */
         LKS_TRY(lks_nccl_poll(nccl));
-        lks_status status = spins % 64 == 0 ? lks_comm_progress(nccl->comm) : LKS_OK;
-        if (status != LKS_OK) {
-            lks_nccl_abandon(
-                nccl); /* its kernels wait for the lost rank, and closing would for them */
-            return status;
-        }
         if (lks_clock_seconds_since(start) > nccl->timeout_seconds)
             return nccl_too_late(nccl);
+        LKS_TRY(nccl_pause(nccl, spins));
     }
 }
 
@@ -132,6 +145,25 @@ static lks_status check_versions(lks_nccl *nccl)
     return lks_comm_agree(nccl->comm, status);
 }
 
+/* Each rank looks at its own NCCL and all hear of the worst, again and again: where one fails, the others do not wait
+ * for it until their time is up. */
+static lks_status connect_together(lks_nccl *nccl, lks_status status)
+{
+    enum { CONNECTED, CONNECTING, FAILED };
+    uint64_t start = lks_clock_ns();
+    int64_t worst = CONNECTING;
+    for (unsigned spins = 0; worst == CONNECTING; lks_comm_relax(nccl->comm, ++spins)) {
+        lks_comm_request *request = NULL;
+        bool done = false;
+        if (status == LKS_OK)
+            status = nccl_look(nccl, start, &done);
+        int64_t mine = status != LKS_OK ? FAILED : done ? CONNECTED : CONNECTING;
+        LKS_TRY(lks_comm_max_start(nccl->comm, mine, &request));
+        LKS_TRY(lks_comm_wait(nccl->comm, &request, &worst));
+    }
+    return worst == FAILED ? lks_comm_agree(nccl->comm, status) : LKS_OK;
+}
+
 static lks_status connect_ranks(lks_nccl *nccl)
 {
     ncclUniqueId id;
@@ -146,9 +178,7 @@ static lks_status connect_ranks(lks_nccl *nccl)
     LKS_TRY(lks_comm_broadcast(nccl->comm, 0, &id, sizeof id));
     status = nccl_check(nccl, ncclCommInitRankConfig(&nccl->handle, lks_comm_size(nccl->comm), id,
                                                      lks_comm_rank(nccl->comm), &config));
-    if (status == LKS_OK)
-        status = nccl_settle(nccl);
-    return lks_comm_agree(nccl->comm, status);
+    return connect_together(nccl, status);
 }
 
 lks_status lks_nccl_open(lks_nccl **out, lks_comm *comm, double timeout_seconds)
@@ -162,10 +192,13 @@ lks_status lks_nccl_open(lks_nccl **out, lks_comm *comm, double timeout_seconds)
     }
     if (status == LKS_OK)
         status = connect_ranks(nccl);
-    if (status != LKS_OK)
-        lks_nccl_close(nccl);
-    else
+    if (status == LKS_OK) {
         *out = nccl;
+        return LKS_OK;
+    }
+    if (nccl)
+        lks_nccl_abandon(nccl); /* an orderly end needs all ranks */
+    lks_nccl_close(nccl);
     return status;
 }
 
@@ -191,8 +224,8 @@ const char *lks_nccl_version(const lks_nccl *nccl)
 
 lks_status lks_nccl_group_begin(lks_nccl *nccl, const char *doing)
 {
-    LKS_TRY(lks_nccl_poll(nccl));
     nccl->doing = doing;
+    LKS_TRY(lks_nccl_poll(nccl));
     LKS_TRY(nccl_check(nccl, ncclGroupStart()));
     nccl->grouping = true;
     return LKS_OK;
@@ -210,11 +243,11 @@ lks_status lks_nccl_receive(lks_nccl *nccl, int from, float *data, uint64_t elem
     return nccl_check(nccl, ncclRecv(data, elements, ncclFloat32, from, nccl->handle, stream));
 }
 
-lks_status lks_nccl_broadcast(lks_nccl *nccl, int root, float *data, uint64_t elements,
+lks_status lks_nccl_broadcast(lks_nccl *nccl, int root, void *data, size_t bytes,
                               cudaStream_t stream)
 {
     return nccl_check(nccl,
-                      ncclBroadcast(data, data, elements, ncclFloat32, root, nccl->handle, stream));
+                      ncclBroadcast(data, data, bytes, ncclUint8, root, nccl->handle, stream));
 }
 
 lks_status lks_nccl_all_reduce(lks_nccl *nccl, float *data, uint64_t elements, cudaStream_t stream)

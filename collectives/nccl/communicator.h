@@ -25,7 +25,7 @@ lks_status lks_nccl_send(lks_nccl *nccl, int to, const float *data, uint64_t ele
                          cudaStream_t stream) LKS_MUST_CHECK;
 lks_status lks_nccl_receive(lks_nccl *nccl, int from, float *data, uint64_t elements,
                             cudaStream_t stream) LKS_MUST_CHECK;
-lks_status lks_nccl_broadcast(lks_nccl *nccl, int root, float *data, uint64_t elements,
+lks_status lks_nccl_broadcast(lks_nccl *nccl, int root, void *data, size_t bytes,
                               cudaStream_t stream) LKS_MUST_CHECK;
 /* NCCL's own order. */
 lks_status lks_nccl_all_reduce(lks_nccl *nccl, float *data, uint64_t elements,

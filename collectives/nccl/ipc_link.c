@@ -29,9 +29,6 @@ typedef struct ipc_peer {
 
 typedef struct ipc_link {
     lks_shard shard;
-    int rank, size, levels;
-    float *parameters, *gradients; /* flat; [levels] flat arrays */
-    size_t array_bytes;
     cudaEvent_t summable, updated;
     ipc_peer *peers; /* [size]; this rank's is unused */
     bool shown;      /* others may have mapped what is here */
@@ -48,20 +45,10 @@ static lks_status ipc_usable(const lks_link_spec *spec)
                     size, nodes);
 }
 
-static float *ipc_gradient(void *instance, int level)
-{
-    ipc_link *link = instance;
-    return link->gradients + link->array_bytes / sizeof(float) * (size_t)level;
-}
-
 static lks_status ipc_allocate(ipc_link *link)
 {
-    const lks_link_spec *spec = &link->shard.spec;
-    link->array_bytes = lks_round_up(spec->layout->flat_elements * sizeof(float), IPC_PIECE);
-    LKS_TRY(LKS_NEW_ARRAY(&link->peers, (size_t)link->size));
-    LKS_TRY(lks_device_allocate(spec->device, link->array_bytes, (void **)&link->parameters));
-    LKS_TRY(lks_device_allocate(spec->device, link->array_bytes * (size_t)link->levels,
-                                (void **)&link->gradients));
+    LKS_TRY(LKS_NEW_ARRAY(&link->peers, (size_t)link->shard.size));
+    LKS_TRY(lks_shard_allocate(&link->shard, IPC_PIECE));
     unsigned flags = cudaEventDisableTiming | cudaEventInterprocess;
     LKS_NCCL_CUDA(cudaEventCreateWithFlags(&link->summable, flags));
     LKS_NCCL_CUDA(cudaEventCreateWithFlags(&link->updated, flags));
@@ -70,8 +57,8 @@ static lks_status ipc_allocate(ipc_link *link)
 
 static lks_status ipc_describe(const ipc_link *link, ipc_card *card)
 {
-    LKS_NCCL_CUDA(cudaIpcGetMemHandle(&card->parameters, link->parameters));
-    LKS_NCCL_CUDA(cudaIpcGetMemHandle(&card->gradients, link->gradients));
+    LKS_NCCL_CUDA(cudaIpcGetMemHandle(&card->parameters, link->shard.arrays.parameters));
+    LKS_NCCL_CUDA(cudaIpcGetMemHandle(&card->gradients, link->shard.arrays.gradients));
     LKS_NCCL_CUDA(cudaIpcGetEventHandle(&card->summable, link->summable));
     LKS_NCCL_CUDA(cudaIpcGetEventHandle(&card->updated, link->updated));
     return LKS_OK;
@@ -87,53 +74,31 @@ static lks_status ipc_map(ipc_peer *peer, const ipc_card *card)
     return LKS_OK;
 }
 
-static void ipc_point_leaves(ipc_link *link)
-{
-    for (int i = 0; i < link->shard.leaf_count; ++i) {
-        lks_leaf *leaf = &link->shard.leaves[i];
-        float *arrays =
-            leaf->rank == link->rank ? link->gradients : link->peers[leaf->rank].gradients;
-        leaf->data = arrays + link->array_bytes / sizeof(float) * (size_t)leaf->level;
-        leaf->origin = 0;
-    }
-}
-
 /* (collective) */
 static lks_status ipc_connect(ipc_link *link)
 {
     lks_comm *comm = link->shard.spec.comm;
     ipc_card mine, *all = NULL;
-    size_t *counts = NULL;
     lks_status status = ipc_describe(link, &mine);
     if (status == LKS_OK)
-        status = LKS_NEW_ARRAY(&all, (size_t)link->size);
-    if (status == LKS_OK)
-        status = LKS_NEW_ARRAY(&counts, (size_t)link->size);
+        status = LKS_NEW_ARRAY(&all, (size_t)link->shard.size);
     status = lks_comm_agree(comm, status);
-    for (int r = 0; status == LKS_OK && r < link->size; ++r)
-        counts[r] = sizeof mine;
     if (status == LKS_OK)
-        status = lks_comm_all_gather(comm, &mine, all, counts);
+        status = lks_comm_all_gather_equal(comm, &mine, all, sizeof mine);
     link->shown = status == LKS_OK;
     lks_status mapped = LKS_OK;
-    for (int r = 0; status == LKS_OK && mapped == LKS_OK && r < link->size; ++r)
-        if (r != link->rank)
+    for (int r = 0; status == LKS_OK && mapped == LKS_OK && r < link->shard.size; ++r)
+        if (r != link->shard.rank)
             mapped = ipc_map(&link->peers[r], &all[r]);
     if (status == LKS_OK)
         status = lks_comm_agree(comm, mapped);
     lks_memory_free(all);
-    lks_memory_free(counts);
     return status;
 }
 
 static lks_status ipc_prepare(ipc_link *link, const lks_link_spec *spec)
 {
-    int first = 0, end = 0;
-    link->rank = lks_comm_rank(spec->comm);
-    link->size = lks_comm_size(spec->comm);
     LKS_TRY(lks_shard_open(&link->shard, spec));
-    lks_lanes_of(spec->lanes, link->rank, link->size, &first, &end);
-    link->levels = lks_lane_levels(spec->lanes, first, end);
     return ipc_allocate(link);
 }
 
@@ -154,8 +119,7 @@ static void ipc_close(void *instance)
     ipc_link *link = instance;
     if (!link)
         return;
-    lks_device *device = link->shard.spec.device;
-    for (int r = 0; link->peers && r < link->size; ++r)
+    for (int r = 0; link->peers && r < link->shard.size; ++r)
         ipc_unmap(&link->peers[r]);
     if (link->shown) /* what is freed must not be mapped any more; CUDA leaves undefined what happens else */
         (void)!lks_comm_barrier(link->shard.spec.comm);
@@ -163,16 +127,12 @@ static void ipc_close(void *instance)
         (void)cudaEventDestroy(link->summable);
     if (link->updated)
         (void)cudaEventDestroy(link->updated);
-    if (link->parameters)
-        lks_device_free(device, link->parameters, link->array_bytes);
-    if (link->gradients)
-        lks_device_free(device, link->gradients, link->array_bytes * (size_t)link->levels);
     lks_memory_free(link->peers);
     lks_shard_close(&link->shard);
     lks_memory_free(link);
 }
 
-static lks_status ipc_open(void **instance, const lks_link_spec *spec)
+static lks_status ipc_open(void **instance, const lks_link_spec *spec, lks_link_arrays *arrays)
 {
     ipc_link *link = NULL;
     lks_status status = LKS_NEW(&link);
@@ -185,34 +145,14 @@ static lks_status ipc_open(void **instance, const lks_link_spec *spec)
         ipc_close(link);
         return status;
     }
-    ipc_point_leaves(link);
+    for (int r = 0; r < link->shard.size; ++r)
+        if (r != link->shard.rank)
+            lks_shard_read_at(&link->shard, r, link->peers[r].gradients);
     lks_log_root(
         "warning: gradients are read across processes on one node's devices, because ranks share a "
         "device or there is no NCCL; meant for tests and single machines");
     *instance = link;
-    return LKS_OK;
-}
-
-static float *ipc_parameters(void *instance)
-{
-    return ((ipc_link *)instance)->parameters;
-}
-
-static lks_status ipc_begin(void *instance)
-{
-    (void)instance;
-    return LKS_OK;
-}
-
-static lks_status ipc_offer(void *instance, uint32_t bucket)
-{
-    (void)instance, (void)bucket;
-    return LKS_OK;
-}
-
-static lks_status ipc_progress(void *instance)
-{
-    (void)instance;
+    *arrays = link->shard.arrays;
     return LKS_OK;
 }
 
@@ -223,8 +163,8 @@ static lks_status ipc_meet(ipc_link *link, bool updated, double *wait_seconds)
     cudaStream_t stream = lks_cuda_stream(link->shard.spec.device);
     LKS_NCCL_CUDA(cudaEventRecord(updated ? link->updated : link->summable, stream));
     LKS_TRY(lks_comm_barrier(link->shard.spec.comm));
-    for (int r = 0; r < link->size; ++r)
-        if (r != link->rank)
+    for (int r = 0; r < link->shard.size; ++r)
+        if (r != link->shard.rank)
             LKS_NCCL_CUDA(cudaStreamWaitEvent(
                 stream, updated ? link->peers[r].updated : link->peers[r].summable, 0));
     *wait_seconds += lks_clock_seconds_since(start);
@@ -235,19 +175,7 @@ static lks_status ipc_sum(void *instance, double *wait_seconds)
 {
     ipc_link *link = instance;
     LKS_TRY(ipc_meet(link, false, wait_seconds));
-    if (link->shard.first_block == link->shard.end_block)
-        return LKS_OK;
     return lks_shard_sum(&link->shard, link->shard.first_block, link->shard.end_block);
-}
-
-static const float *ipc_sums(void *instance)
-{
-    return lks_shard_sums(&((ipc_link *)instance)->shard);
-}
-
-static const double *ipc_square_sums(void *instance)
-{
-    return ((ipc_link *)instance)->shard.square_sums;
 }
 
 static lks_status ipc_gather(void *instance, double *wait_seconds)
@@ -255,21 +183,14 @@ static lks_status ipc_gather(void *instance, double *wait_seconds)
     ipc_link *link = instance;
     const lks_link_spec *spec = &link->shard.spec;
     LKS_TRY(ipc_meet(link, true, wait_seconds));
-    for (int r = 0; r < link->size; ++r) {
+    for (int r = 0; r < link->shard.size; ++r) {
         uint64_t offset = 0, elements = 0;
         lks_shard_owned(spec, r, &offset, &elements);
-        if (r != link->rank && elements > 0)
-            LKS_TRY(lks_device_copy(spec->device, link->parameters + offset,
+        if (r != link->shard.rank && elements > 0)
+            LKS_TRY(lks_device_copy(spec->device, link->shard.arrays.parameters + offset,
                                     link->peers[r].parameters + offset, elements * sizeof(float)));
     }
     return LKS_OK;
-}
-
-static void ipc_memory(void *instance, uint64_t *shared_bytes, uint64_t *private_bytes)
-{
-    const ipc_link *link = instance;
-    (void)shared_bytes;
-    *private_bytes += link->array_bytes * (1 + (uint64_t)link->levels);
 }
 
 extern const lks_link_driver lks_ipc_link_driver;
@@ -280,14 +201,6 @@ const lks_link_driver lks_ipc_link_driver = {
     .usable = ipc_usable,
     .open = ipc_open,
     .close = ipc_close,
-    .parameters = ipc_parameters,
-    .gradient = ipc_gradient,
-    .begin = ipc_begin,
-    .offer = ipc_offer,
-    .progress = ipc_progress,
     .sum = ipc_sum,
-    .sums = ipc_sums,
-    .square_sums = ipc_square_sums,
     .gather = ipc_gather,
-    .memory = ipc_memory,
 };

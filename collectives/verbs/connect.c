@@ -53,19 +53,6 @@ static mesh_card own_card(const lks_verbs_mesh *mesh)
     return card;
 }
 
-static lks_status exchange(lks_verbs_mesh *mesh, const void *mine, size_t bytes, void *all)
-{
-    size_t *counts = NULL;
-    lks_status status = LKS_NEW_ARRAY(&counts, (size_t)mesh->size);
-    for (int r = 0; status == LKS_OK && r < mesh->size; ++r)
-        counts[r] = bytes;
-    status = lks_comm_agree(mesh->spec.comm, status);
-    if (status == LKS_OK)
-        status = lks_comm_all_gather(mesh->spec.comm, mine, all, counts);
-    lks_memory_free(counts);
-    return status;
-}
-
 /* One fabric, and one window for all. */
 static lks_status compare_cards(lks_verbs_mesh *mesh)
 {
@@ -138,9 +125,9 @@ lks_status lks_verbs_mesh_connect(lks_verbs_mesh *mesh)
     status = lks_comm_agree(comm, status);
     mesh_card card = own_card(mesh);
     if (status == LKS_OK)
-        status = exchange(mesh, &card, sizeof card, mesh->cards);
+        status = lks_comm_all_gather_equal(comm, &card, mesh->cards, sizeof card);
     if (status == LKS_OK)
-        status = exchange(mesh, ends, size * sizeof *ends, all);
+        status = lks_comm_all_gather_equal(comm, ends, all, size * sizeof *ends);
     if (status == LKS_OK)
         status = lks_comm_agree(comm, connect_pairs(mesh, all));
     if (status == LKS_OK)

@@ -22,21 +22,20 @@ lks_status verbs_arrived(void *user, int rank, uint32_t tag)
     verbs_link *link = user;
     uint32_t odd = tag & TAG_ODD, index = 0, *left = &link->parameters_missing[odd];
     if (!(tag & TAG_PARAMETERS)) {
-        uint32_t first = link->shard.segment_count ? link->shard.segments[0].bucket : 0;
-        index = (tag >> TAG_BUCKET_SHIFT) - first;
+        index = lks_shard_segment(&link->shard, tag >> TAG_BUCKET_SHIFT);
         left = index < link->shard.segment_count ? &link->missing[odd][index] : NULL;
     }
     if (!left || *left == 0)
         return LKS_FAIL(LKS_ERR_INTERNAL, "rank %d wrote a chunk (%x) that nobody expects", rank,
                         tag);
     if (--*left == 0 && !(tag & TAG_PARAMETERS))
-        link->ready[link->ready_count++] = index;
+        lks_shard_ready(&link->shard, index);
     return LKS_OK;
 }
 
 void verbs_expect_partials(verbs_link *link, uint64_t step)
 {
-    uint32_t foreign = (uint32_t)(link->shard.leaf_count - link->own_leaves);
+    uint32_t foreign = (uint32_t)(link->shard.leaf_count - link->shard.own_leaves);
     for (uint32_t i = 0; i < link->shard.segment_count; ++i) {
         uint64_t bytes = link->shard.segments[i].elements * sizeof(float);
         link->missing[step % 2][i] = 1 + foreign * lks_verbs_chunks(link->mesh, bytes);
@@ -46,14 +45,9 @@ void verbs_expect_partials(verbs_link *link, uint64_t step)
 void verbs_expect_parameters(verbs_link *link, uint64_t gather)
 {
     uint32_t *missing = &link->parameters_missing[gather % 2];
-    for (int r = 0; r < link->size; ++r)
-        if (r != link->rank)
+    for (int r = 0; r < link->shard.size; ++r)
+        if (r != link->shard.rank)
             *missing += lks_verbs_chunks(link->mesh, link->owners[r].elements * sizeof(float));
-}
-
-static float *verbs_parameters(void *instance)
-{
-    return ((verbs_link *)instance)->parameters;
 }
 
 static lks_status verbs_begin(void *instance)
@@ -61,7 +55,7 @@ static lks_status verbs_begin(void *instance)
     verbs_link *link = instance;
     ++link->step;
     verbs_expect_partials(link, link->step + 1);
-    link->ready_count = link->summed_count = 0;
+    lks_shard_begin(&link->shard);
     return LKS_OK;
 }
 
@@ -70,12 +64,13 @@ static lks_status verbs_send_part(verbs_link *link, uint32_t bucket, int to)
     const verbs_owner *owner = &link->owners[to];
     uint64_t offset = 0, elements = 0;
     lks_shard_part(&link->shard.spec, bucket, to, &offset, &elements);
-    for (int level = 0; elements > 0 && level < link->own_leaves; ++level) {
+    for (int level = 0; elements > 0 && level < link->shard.own_leaves; ++level) {
         uint64_t place = owner->inbox_place + (uint64_t)level * owner->elements;
         lks_verbs_transfer transfer = {
             .from = LKS_VERBS_GRADIENTS,
             .to = LKS_VERBS_INBOX,
-            .from_offset = (uint64_t)level * link->array_bytes + offset * sizeof(float),
+            .from_offset =
+                (uint64_t)level * link->shard.arrays.array_bytes + offset * sizeof(float),
             .to_offset = (place + offset - owner->offset) * sizeof(float),
             .bytes = elements * sizeof(float),
             .tag = bucket << TAG_BUCKET_SHIFT | (uint32_t)(link->step % 2),
@@ -88,26 +83,15 @@ static lks_status verbs_send_part(verbs_link *link, uint32_t bucket, int to)
 static lks_status verbs_offer(void *instance, uint32_t bucket)
 {
     verbs_link *link = instance;
-    const lks_link_spec *spec = &link->shard.spec;
-    uint32_t first = spec->buckets->first_block[bucket];
-    uint32_t last = spec->buckets->first_block[bucket + 1] - 1;
-    int end = lks_layout_owner(spec->layout, last, link->size);
-    for (int o = lks_layout_owner(spec->layout, first, link->size); o <= end; ++o)
-        if (o != link->rank)
-            LKS_TRY(verbs_send_part(link, bucket, o));
-    for (uint32_t i = 0; i < link->shard.segment_count; ++i)
-        if (link->shard.segments[i].bucket == bucket && --verbs_missing(link)[i] == 0)
-            link->ready[link->ready_count++] = i;
+    int owner = 0, end = 0;
+    uint32_t own = lks_shard_segment(&link->shard, bucket);
+    lks_shard_owners(&link->shard.spec, bucket, &owner, &end);
+    for (; owner < end; ++owner)
+        if (owner != link->shard.rank)
+            LKS_TRY(verbs_send_part(link, bucket, owner));
+    if (own < link->shard.segment_count && --verbs_missing(link)[own] == 0)
+        lks_shard_ready(&link->shard, own);
     return LKS_OK;
-}
-
-static lks_status verbs_sum_ready(verbs_link *link)
-{
-    if (link->ready_count == 0)
-        return LKS_OK;
-    const lks_segment *segment = &link->shard.segments[link->ready[--link->ready_count]];
-    ++link->summed_count;
-    return lks_shard_sum(&link->shard, segment->first_block, segment->end_block);
 }
 
 static lks_status verbs_progress(void *instance)
@@ -116,7 +100,7 @@ static lks_status verbs_progress(void *instance)
     bool moved = false;
     LKS_TRY(lks_verbs_poll(link->mesh, &moved));
     LKS_TRY(lks_verbs_watch(link->mesh, false));
-    return verbs_sum_ready(link);
+    return lks_shard_sum_ready(&link->shard);
 }
 
 /* Takes in what has come; when nothing has, lets others have a turn. */
@@ -134,33 +118,18 @@ static lks_status verbs_wait(verbs_link *link, unsigned *spins)
     return *spins % 64 == 0 ? lks_comm_progress(comm) : LKS_OK;
 }
 
-static bool verbs_has_all(const verbs_link *link)
-{
-    return link->summed_count == link->shard.segment_count && lks_verbs_under_way(link->mesh) == 0;
-}
-
 static lks_status verbs_sum(void *instance, double *wait_seconds)
 {
     verbs_link *link = instance;
     unsigned spins = 0;
     lks_verbs_watch_from_now(link->mesh);
-    while (!verbs_has_all(link)) {
+    while (!lks_shard_is_summed(&link->shard) || lks_verbs_under_way(link->mesh) > 0) {
         uint64_t start = lks_clock_ns();
         LKS_TRY(verbs_wait(link, &spins));
         *wait_seconds += lks_clock_seconds_since(start);
-        LKS_TRY(verbs_sum_ready(link));
+        LKS_TRY(lks_shard_sum_ready(&link->shard));
     }
     return LKS_OK;
-}
-
-static const float *verbs_sums(void *instance)
-{
-    return lks_shard_sums(&((verbs_link *)instance)->shard);
-}
-
-static const double *verbs_square_sums(void *instance)
-{
-    return ((verbs_link *)instance)->shard.square_sums;
 }
 
 static lks_status verbs_gather(void *instance, double *wait_seconds)
@@ -177,8 +146,8 @@ static lks_status verbs_gather(void *instance, double *wait_seconds)
         .tag = TAG_PARAMETERS | (uint32_t)(++link->gather % 2),
     };
     lks_verbs_watch_from_now(link->mesh);
-    for (int i = 1; own.bytes > 0 && i < link->size; ++i)
-        LKS_TRY(lks_verbs_send(link->mesh, (link->rank + i) % link->size, &own));
+    for (int i = 1; own.bytes > 0 && i < link->shard.size; ++i)
+        LKS_TRY(lks_verbs_send(link->mesh, (link->shard.rank + i) % link->shard.size, &own));
     while (link->parameters_missing[link->gather % 2] > 0 || lks_verbs_under_way(link->mesh) > 0)
         LKS_TRY(verbs_wait(link, &spins));
     verbs_expect_parameters(link, link->gather + 2);
@@ -186,29 +155,16 @@ static lks_status verbs_gather(void *instance, double *wait_seconds)
     return LKS_OK;
 }
 
-static void verbs_memory(void *instance, uint64_t *shared_bytes, uint64_t *private_bytes)
-{
-    const verbs_link *link = instance;
-    (void)shared_bytes;
-    *private_bytes += link->array_bytes * (1 + (uint64_t)link->levels) + link->inbox_bytes;
-}
-
 const lks_link_driver lks_verbs_link = {
     .name = "verbs",
     .about = "ranks anywhere write into each other's memory over InfiniBand or RoCE",
     .may_give_way = true,
-    .overlaps = true,
     .usable = verbs_usable,
     .open = verbs_open,
     .close = verbs_close,
-    .parameters = verbs_parameters,
-    .gradient = verbs_gradient,
     .begin = verbs_begin,
     .offer = verbs_offer,
     .progress = verbs_progress,
     .sum = verbs_sum,
-    .sums = verbs_sums,
-    .square_sums = verbs_square_sums,
     .gather = verbs_gather,
-    .memory = verbs_memory,
 };

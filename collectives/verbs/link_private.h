@@ -15,26 +15,18 @@ typedef struct verbs_link {
     lks_shard shard;
     lks_verbs_ops ops;
     lks_verbs_mesh *mesh;
-    int rank, size;
-    int levels, own_leaves;
-    float *parameters; /* flat */
-    float *gradients;  /* [levels] flat arrays */
-    float *inbox;      /* [leaves of others] the own blocks' range */
-    size_t array_bytes, inbox_bytes;
     verbs_owner *owners;            /* [size] */
     uint64_t step, gather;          /* their numbers */
     uint32_t *missing[2];           /* [segments] chunks, and own offer, of even and odd steps */
     uint32_t parameters_missing[2]; /* chunks */
-    uint32_t *ready;                /* [ready_count] segments to be summed */
-    uint32_t ready_count, summed_count;
     bool connected;
 } verbs_link;
 
 /* As lks_link_driver has them. */
 lks_status verbs_usable(const lks_link_spec *spec) LKS_MUST_CHECK;
-lks_status verbs_open(void **instance, const lks_link_spec *spec) LKS_MUST_CHECK;
+lks_status verbs_open(void **instance, const lks_link_spec *spec,
+                      lks_link_arrays *arrays) LKS_MUST_CHECK;
 void verbs_close(void *instance);
-float *verbs_gradient(void *instance, int level);
 
 /* What step, and gather, number so-and-so will bring. */
 void verbs_expect_partials(verbs_link *link, uint64_t step);

@@ -101,6 +101,10 @@ before=(./on_rank 0 LKS_EMULATION_NCCL_REFUSE_AFTER=12)
 train 2 2 refusal --set train.steps=40
 ends 76 refusal 'rank 0 on [^ ]+, NCCL while .*: an emulated refusal'
 check 'refusal: no abort within a group' [ -z "$(grep -a 'abort within a group' refusal.log)" ]
+# The other does not wait for it until its time is up.
+before=(./on_rank 1 LKS_EMULATION_NCCL_UNREACHABLE=1)
+train 2 2 unreachable --set collectives.timeout_seconds=1000
+ends 76 unreachable 'rank 1 on [^ ]+, NCCL while connecting the ranks: '
 # Silent from the start, while gradients and while parameters travel: with one bucket groups take turns.
 late='not done after 2 s \(collectives.timeout_seconds\)'
 while read -r groups doing text; do

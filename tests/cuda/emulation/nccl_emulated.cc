@@ -306,6 +306,12 @@ ncclResult_t refuse(communicator &c, const char *why)
     return c.fail(ncclInvalidUsage, why);
 }
 
+/* Of the types that are asked for; 0: another. */
+size_t width_of(ncclDataType_t type)
+{
+    return type == ncclFloat32 ? sizeof(float) : type == ncclUint8 ? 1 : 0;
+}
+
 ncclResult_t check_call(ncclComm_t comm, const void *data, size_t count, ncclDataType_t type,
                         int peer)
 {
@@ -316,9 +322,9 @@ ncclResult_t check_call(ncclComm_t comm, const void *data, size_t count, ncclDat
         return c.fail(ncclSystemError, "an emulated refusal");
     if (c.state != ncclSuccess)
         return refuse(c, "a call before what was begun is done, or after a failure");
-    if (type != ncclFloat32 || peer < 0 || peer >= c.size)
-        return refuse(c, "a type other than float, or no such rank");
-    if (count && !lks_devmem_holds(data, count * sizeof(float)))
+    if (!width_of(type) || peer < 0 || peer >= c.size)
+        return refuse(c, "a type other than float and bytes, or no such rank");
+    if (count && !lks_devmem_holds(data, count * width_of(type)))
         return refuse(c, "data that is not in one allocation of device memory");
     return ncclSuccess;
 }
@@ -344,9 +350,8 @@ ncclResult_t enlist(ncclComm_t comm, cudaStream_t stream, std::vector<transfer> 
     return result == ncclSuccess ? ended : result;
 }
 
-transfer part(bool send, int peer, kind what, const void *data, size_t count)
+transfer part(bool send, int peer, kind what, const void *data, size_t bytes)
 {
-    size_t bytes = count * sizeof(float);
     char *at = const_cast<char *>(static_cast<const char *>(data));
     return {send, peer, what, at, bytes, 0, {send ? bytes : 0, send ? what : (uint64_t)0}};
 }
@@ -420,6 +425,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int size, ncclUniqueId id, 
     *out = nullptr;
     if (size < 1 || rank < 0 || rank >= size || config->magic != 0xcafebeef || config->blocking)
         return ncclInvalidArgument;
+    if (number_from("LKS_EMULATION_NCCL_UNREACHABLE", 0))
+        return ncclSystemError;
     auto c = std::make_shared<communicator>();
     c->rank = rank;
     c->size = size;
@@ -481,7 +488,8 @@ ncclResult_t ncclSend(const void *data, size_t count, ncclDataType_t type, int p
     LKS_CALL;
     ncclResult_t result = check_call(comm, data, count, type, peer);
     return result == ncclSuccess
-               ? enlist(comm, stream, {part(true, peer, MESSAGE, data, count)}, nullptr)
+               ? enlist(comm, stream, {part(true, peer, MESSAGE, data, count * width_of(type))},
+                        nullptr)
                : result;
 }
 
@@ -491,7 +499,8 @@ ncclResult_t ncclRecv(void *data, size_t count, ncclDataType_t type, int peer, n
     LKS_CALL;
     ncclResult_t result = check_call(comm, data, count, type, peer);
     return result == ncclSuccess
-               ? enlist(comm, stream, {part(false, peer, MESSAGE, data, count)}, nullptr)
+               ? enlist(comm, stream, {part(false, peer, MESSAGE, data, count * width_of(type))},
+                        nullptr)
                : result;
 }
 
@@ -503,15 +512,16 @@ ncclResult_t ncclBroadcast(const void *from, void *to, size_t count, ncclDataTyp
     if (result != ncclSuccess)
         return result;
     communicator &c = *comm->it;
+    const size_t bytes = count * width_of(type);
     std::vector<transfer> parts;
     if (root != c.rank)
-        return enlist(comm, stream, {part(false, root, BROADCAST, to, count)}, nullptr);
-    if (!lks_devmem_holds(from, count * sizeof(float)))
+        return enlist(comm, stream, {part(false, root, BROADCAST, to, bytes)}, nullptr);
+    if (!lks_devmem_holds(from, bytes))
         return refuse(c, "data that is not in one allocation of device memory");
     for (int r = 0; r < c.size; ++r)
         if (r != c.rank)
-            parts.push_back(part(true, r, BROADCAST, from, count));
-    return enlist(comm, stream, parts, [=] { memmove(to, from, count * sizeof(float)); });
+            parts.push_back(part(true, r, BROADCAST, from, bytes));
+    return enlist(comm, stream, parts, [=] { memmove(to, from, bytes); });
 }
 
 ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type,
@@ -522,15 +532,18 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataTyp
     if (result != ncclSuccess)
         return result;
     communicator &c = *comm->it;
-    if (operation != ncclSum || !lks_devmem_holds(from, count * sizeof(float)))
-        return refuse(c, "no sum, or data that is not in one allocation of device memory");
+    if (operation != ncclSum || type != ncclFloat32 ||
+        !lks_devmem_holds(from, count * sizeof(float)))
+        return refuse(c,
+                      "no sum of floats, or data that is not in one allocation of device memory");
     auto others = std::make_shared<std::vector<float>>((size_t)c.size * count);
     std::vector<transfer> parts;
     for (int r = 0; r < c.size; ++r) {
         if (r == c.rank)
             continue;
-        parts.push_back(part(true, r, ALL_REDUCE, from, count));
-        parts.push_back(part(false, r, ALL_REDUCE, others->data() + (size_t)r * count, count));
+        parts.push_back(part(true, r, ALL_REDUCE, from, count * sizeof(float)));
+        parts.push_back(
+            part(false, r, ALL_REDUCE, others->data() + (size_t)r * count, count * sizeof(float)));
     }
     return enlist(comm, stream, parts, [=, size = c.size, rank = c.rank] {
         add_up(size, rank, static_cast<const float *>(from), *others, static_cast<float *>(to),
