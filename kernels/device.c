@@ -1,5 +1,7 @@
 /* The calls of device.h, passed to the driver that the handle belongs to. */
 #include "kernels/device_driver.h"
+#include "kernels/profile.h"
+#include "kernels/totals.h"
 
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
@@ -9,9 +11,15 @@
 #include <string.h>
 #include <unistd.h>
 
+typedef enum flat_call { SUM, ADD, ROUND, SUM_STATS, TOTAL, UPDATE, COPY, FLAT_CALLS } flat_call;
+static const char *const flat_names[FLAT_CALLS] = {"sum_blocks", "add",    "round", "sum_stats",
+                                                   "total",      "update", "copy"};
+
 struct lks_device {
     const lks_device_driver *driver;
     void *instance;
+    lks_profile profile;
+    lks_profile_line flat[FLAT_CALLS];
 };
 
 struct lks_kernel {
@@ -19,6 +27,8 @@ struct lks_kernel {
     const char *name;
     void *state;
     size_t workspace;
+    lks_profile_line line;
+    lks_cost cost;
     bool wants_input[LKS_KERNEL_TENSORS_MAX], wants_output[LKS_KERNEL_TENSORS_MAX];
 };
 
@@ -86,6 +96,9 @@ lks_status lks_device_open(lks_device **out, const char *name, int local_rank)
         lks_memory_free(device);
         return status;
     }
+    lks_profile_init(&device->profile, driver, device->instance);
+    for (int i = 0; i < FLAT_CALLS; ++i)
+        lks_profile_add(&device->profile, &device->flat[i], flat_names[i]);
     *out = device;
     return LKS_OK;
 }
@@ -94,6 +107,7 @@ void lks_device_close(lks_device *device)
 {
     if (!device)
         return;
+    lks_profile_release(&device->profile);
     device->driver->close(device->instance);
     lks_memory_free(device);
 }
@@ -142,7 +156,9 @@ lks_status lks_device_copy_out(lks_device *device, void *to_host, const void *fr
 
 lks_status lks_device_copy(lks_device *device, void *to, const void *from, size_t bytes)
 {
-    return device->driver->copy(device->instance, to, from, bytes);
+    LKS_TRY(lks_profile_enter(&device->flat[COPY]));
+    LKS_TRY(device->driver->copy(device->instance, to, from, bytes));
+    return lks_profile_leave(&device->flat[COPY], 2.0 * (double)bytes, 0);
 }
 
 lks_status lks_device_synchronize(lks_device *device)
@@ -229,6 +245,26 @@ void lks_device_record_free(lks_device *device, lks_recording *recording)
         device->driver->record_free(device->instance, recording);
 }
 
+lks_status lks_device_profile_begin(lks_device *device)
+{
+    return lks_profile_begin(&device->profile);
+}
+
+lks_status lks_device_profile_end(lks_device *device)
+{
+    return lks_profile_end(&device->profile);
+}
+
+bool lks_device_profiling(const lks_device *device)
+{
+    return device->profile.running;
+}
+
+void lks_device_profile_print(const lks_device *device, struct lks_text *out)
+{
+    lks_profile_print(&device->profile, out);
+}
+
 void lks_device_range_begin(lks_device *device, const char *name)
 {
     if (device->driver->range_begin)
@@ -307,6 +343,9 @@ lks_status lks_kernel_prepare(lks_kernel **out, lks_device *device, const lks_ke
         lks_memory_free(kernel);
         return status;
     }
+    kernel->cost = lks_kernel_cost(&padded);
+    lks_profile_describe(&kernel->line, &padded);
+    lks_profile_add(&device->profile, &kernel->line, kernel->name);
     *out = kernel;
     return LKS_OK;
 }
@@ -315,6 +354,7 @@ void lks_kernel_release(lks_kernel *kernel)
 {
     if (!kernel)
         return;
+    lks_profile_remove(&kernel->line);
     kernel->driver->release(kernel->state);
     lks_memory_free(kernel);
 }
@@ -338,7 +378,12 @@ lks_status lks_kernel_execute(lks_kernel *kernel, const lks_kernel_run *run)
             accumulate[i] = run->accumulate[i];
     }
     lks_kernel_run padded = {inputs, outputs, accumulate, run->workspace, run->context};
-    return kernel->driver->run(kernel->state, &padded);
+    double bytes = kernel->cost.bytes;
+    for (int i = 0; i < LKS_KERNEL_TENSORS_MAX; ++i)
+        bytes += accumulate[i] ? kernel->cost.added_bytes[i] : 0;
+    LKS_TRY(lks_profile_enter(&kernel->line));
+    LKS_TRY(kernel->driver->run(kernel->state, &padded));
+    return lks_profile_leave(&kernel->line, bytes, kernel->cost.flops);
 }
 
 /* --- Flat memory ------------------------------------------------------------ */
@@ -376,27 +421,71 @@ static lks_status check_partials(const lks_sum *sum)
 lks_status lks_device_sum_blocks(lks_device *device, const lks_sum *sum)
 {
     LKS_TRY(check_partials(sum));
-    return device->driver->sum_blocks(device->instance, sum);
+    lks_profile_line *line = &device->flat[SUM];
+    LKS_TRY(lks_profile_enter(line));
+    LKS_TRY(device->driver->sum_blocks(device->instance, sum));
+    return lks_profile_leave(line, line->profile->running ? lks_sum_cost(sum).bytes : 0, 0);
 }
 
 lks_status lks_device_add(lks_device *device, uint64_t elements, const float *from, float *into)
 {
-    return device->driver->add(device->instance, elements, from, into);
+    LKS_TRY(lks_profile_enter(&device->flat[ADD]));
+    LKS_TRY(device->driver->add(device->instance, elements, from, into));
+    return lks_profile_leave(&device->flat[ADD], 3.0 * sizeof(float) * (double)elements, 0);
 }
 
 lks_status lks_device_round(lks_device *device, uint64_t elements, const float *from, uint16_t *to)
 {
-    return device->driver->round(device->instance, elements, from, to);
+    LKS_TRY(lks_profile_enter(&device->flat[ROUND]));
+    LKS_TRY(device->driver->round(device->instance, elements, from, to));
+    return lks_profile_leave(&device->flat[ROUND], 6.0 * (double)elements, 0);
 }
 
-lks_status lks_device_update(lks_device *device, const lks_update *update, uint64_t elements,
-                             const float *gradient, float *parameter, float *state0, float *state1)
+lks_status lks_device_update(lks_device *device, const lks_update *update,
+                             const lks_update_blocks *what)
 {
     bool adam = update->rule == LKS_UPDATE_ADAM;
-    bool state0_wanted = adam || (update->rule == LKS_UPDATE_SGD && update->momentum != 0);
-    if ((state0_wanted && !state0) || (adam && !state1))
+    bool first_wanted = adam || (update->rule == LKS_UPDATE_SGD && update->momentum != 0);
+    if ((first_wanted && !what->states[0]) || (adam && !what->states[1]))
         return LKS_FAIL(LKS_ERR_INTERNAL, "update rule %d: its state is missing",
                         (int)update->rule);
-    return device->driver->update(device->instance, update, elements, gradient, parameter, state0,
-                                  state1);
+    if (!what->count)
+        return LKS_OK;
+    lks_profile_line *line = &device->flat[UPDATE];
+    LKS_TRY(lks_profile_enter(line));
+    LKS_TRY(device->driver->update(device->instance, update, what));
+    return lks_profile_leave(line, line->profile->running ? lks_update_cost(update, what).bytes : 0,
+                             0);
+}
+
+/* --- The numbers of a step ---------------------------------------------------- */
+
+lks_status lks_device_sum_stats(lks_device *device, uint32_t lanes, uint32_t micro_batches,
+                                const double *stats, double *sums)
+{
+    if (device->driver->sum_stats) {
+        LKS_TRY(lks_profile_enter(&device->flat[SUM_STATS]));
+        LKS_TRY(device->driver->sum_stats(device->instance, lanes, micro_batches, stats, sums));
+        return lks_profile_leave(&device->flat[SUM_STATS], 0, 0);
+    }
+    for (uint32_t i = 0; i < lanes * LKS_STATS; ++i)
+        sums[i] = lks_totals_stat(stats, micro_batches, i / LKS_STATS, i % LKS_STATS);
+    return LKS_OK;
+}
+
+lks_status lks_device_total(lks_device *device, const lks_totals_spec *spec, lks_totals *out)
+{
+    if (device->driver->total) {
+        LKS_TRY(lks_profile_enter(&device->flat[TOTAL]));
+        LKS_TRY(device->driver->total(device->instance, spec, out));
+        return lks_profile_leave(&device->flat[TOTAL], 0, 0);
+    }
+    *out = lks_totals_none();
+    for (uint32_t lane = 0; lane < spec->lanes; ++lane)
+        lks_totals_add_lane(out, spec->lane_sums + (size_t)lane * LKS_STATS, lane);
+    for (uint32_t block = 0; block < spec->blocks; ++block)
+        if (spec->counted[block])
+            lks_totals_add_block(out, spec->square_sums[block], block);
+    lks_totals_finish(out, spec->clip_norm);
+    return LKS_OK;
 }

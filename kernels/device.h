@@ -79,6 +79,16 @@ lks_status lks_device_record_launch(lks_device *device, lks_recording *recording
 void lks_device_record_free(lks_device *device, lks_recording *recording); /* NULL is fine */
 bool lks_device_can_record(const lks_device *device);
 
+/* Where the time goes. Between begin and end, which wait for all work, each kernel and each call on flat memory is timed,
+ * by the device itself where it is not the host; nothing waits for that. What one begin and end enclose is a step;
+ * the table is per step: calls, time, bytes that must be moved and operations of products that must be done at
+ * least, over the time. Work of other streams is not in it. Recordings do not go together with it. */
+struct lks_text;
+lks_status lks_device_profile_begin(lks_device *device) LKS_MUST_CHECK;
+lks_status lks_device_profile_end(lks_device *device) LKS_MUST_CHECK; /* nothing without a begin */
+bool lks_device_profiling(const lks_device *device);
+void lks_device_profile_print(const lks_device *device, struct lks_text *out);
+
 /* Names a stretch of work for profilers (NVTX); nested. Nothing where there are none. */
 void lks_device_range_begin(lks_device *device, const char *name);
 void lks_device_range_end(lks_device *device);
@@ -152,7 +162,40 @@ lks_status lks_device_round(lks_device *device, uint64_t elements, const float *
 lks_status lks_device_add(lks_device *device, uint64_t elements, const float *from,
                           float *into) LKS_MUST_CHECK;
 
-/* One optimizer update of consecutive elements. With g = gradient_scale * gradient: */
+/* --- The numbers of a step --- */
+
+enum { LKS_STATS = 3 }; /* of a micro-batch, in f64: loss sum, valid targets, right ones */
+
+/* sums[lane] = the stats of its micro-batches, added in their order. Device memory:
+ * stats [lanes][micro_batches][LKS_STATS], sums [lanes][LKS_STATS]. */
+lks_status lks_device_sum_stats(lks_device *device, uint32_t lanes, uint32_t micro_batches,
+                                const double *stats, double *sums) LKS_MUST_CHECK;
+
+/* Over the global batch. */
+typedef struct lks_totals {
+    double loss_sum, targets, correct;
+    double square_sum;    /* of the summed gradient */
+    double norm;          /* of the gradient of the mean loss: sqrt(square_sum) / max(targets, 1) */
+    int64_t bad_lane;     /* first whose loss is not finite; -1: none */
+    int64_t bad_block;    /* first whose square sum is not finite; -1: none */
+    float gradient_scale; /* clip factor / max(targets, 1) */
+} lks_totals;
+
+/* What is added up, in order of lanes and of blocks. Device memory. */
+typedef struct lks_totals_spec {
+    uint32_t lanes, blocks;
+    const double *lane_sums;   /* [lanes][LKS_STATS] */
+    const double *square_sums; /* [blocks] */
+    const uint8_t *counted;    /* [blocks] 0: not part of the gradient */
+    double clip_norm;          /* the largest norm that is left as it is; 0: any */
+} lks_totals_spec;
+/* `out`: device memory. */
+lks_status lks_device_total(lks_device *device, const lks_totals_spec *spec,
+                            lks_totals *out) LKS_MUST_CHECK;
+
+/* --- Optimizers --- */
+
+/* With g = gradient_scale * gradient: */
 typedef enum lks_update_rule {
     /* g += weight_decay * p; state0 = momentum * state0 + g (state0 = g on the
      * first step); p -= lr * (nesterov ? g + momentum * state0 : state0).
@@ -169,6 +212,9 @@ typedef enum lks_update_rule {
 
 typedef struct lks_update {
     lks_update_rule rule;
+    /* Device memory, read when the update runs; NULL: none. Where it has a bad lane or block nothing is
+     * changed; else its gradient_scale is the one taken, but for LKS_UPDATE_AVERAGE. */
+    const lks_totals *totals;
     float gradient_scale;
     float lr, weight_decay, momentum;
     double beta1, beta2; /* f64: 1 - beta is taken before it is rounded */
@@ -176,10 +222,19 @@ typedef struct lks_update {
     bool nesterov, decoupled, first_step;
 } lks_update;
 
-/* State pointers a rule does not use are NULL. */
-lks_status lks_device_update(lks_device *device, const lks_update *update, uint64_t elements,
-                             const float *gradient, float *parameter, float *state0,
-                             float *state1) LKS_MUST_CHECK;
+/* What is updated: `count` blocks of flat arrays. */
+typedef struct lks_update_blocks {
+    const lks_layout_block *blocks, *host_blocks; /* the same in device and in host memory */
+    uint32_t count;
+    const float *gradient; /* flat arrays from element 0; device memory */
+    float *parameter;
+    float *states
+        [2]; /* where element `origin` of the flat array is; those a rule does not use are NULL */
+    uint64_t origin;
+} lks_update_blocks;
+
+lks_status lks_device_update(lks_device *device, const lks_update *update,
+                             const lks_update_blocks *what) LKS_MUST_CHECK;
 
 /* Hash of a fixed probe of kernels: equal on two ranks whose arithmetic agrees. */
 lks_status lks_device_probe(lks_device *device, uint64_t *hash) LKS_MUST_CHECK;

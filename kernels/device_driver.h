@@ -50,15 +50,23 @@ typedef struct lks_device_driver {
     lks_status (*record_end)(void *instance, lks_recording **out);
     lks_status (*record_launch)(void *instance, lks_recording *recording);
     void (*record_free)(void *instance, lks_recording *recording);
+    /* Marks in the device's work, in its order: `span` waits for both and is the time between. NULL on a host device. */
+    lks_status (*mark_open)(void *instance, void **out);
+    void (*mark_close)(void *instance, void *mark); /* NULL is fine */
+    lks_status (*mark)(void *instance, void *mark);
+    lks_status (*mark_span)(void *instance, void *from, void *to, uint64_t *ns);
     void (*range_begin)(void *instance, const char *name); /* NULL: no profiler */
     void (*range_end)(void *instance);
     /* The partials are known to cover the lanes. */
     lks_status (*sum_blocks)(void *instance, const lks_sum *sum);
     lks_status (*add)(void *instance, uint64_t elements, const float *from, float *into);
     lks_status (*round)(void *instance, uint64_t elements, const float *from, uint16_t *to);
+    /* NULL on a host device, as is `total`. */
+    lks_status (*sum_stats)(void *instance, uint32_t lanes, uint32_t micro_batches,
+                            const double *stats, double *sums);
+    lks_status (*total)(void *instance, const lks_totals_spec *spec, lks_totals *out);
     /* The states that the rule needs are there. */
-    lks_status (*update)(void *instance, const lks_update *update, uint64_t elements,
-                         const float *gradient, float *parameter, float *state0, float *state1);
+    lks_status (*update)(void *instance, const lks_update *update, const lks_update_blocks *what);
     /* NULL-terminated; from the registry that Meson writes. */
     const lks_kernel_driver *const *(*kernels)(void *instance);
     /* Takes the specs that have bf16 in them instead of the kernel that they name. NULL: the kernels do. */

@@ -14,7 +14,8 @@
  * and an output marked (+=) of the primitive kernels (from "unary" on) may be f32 though the inputs are bf16: it is then
  * a parameter's gradient. With bf16 every kernel computes in f32 from what it reads and rounds each element
  * that it writes once, to the nearest even; what it adds to is read and added in f32 before that.
- * A device may also round what is a factor of a product inside attention: probabilities, gradients of scores.
+ * A device may also round what is a factor of a product inside attention (probabilities, gradients of scores), pre before
+ * gelu is taken of it, and dz w of linear before it is multiplied by f'.
  *
  * A kernel of the name `foo_grad...` gives gradients of the summed loss.
  */
@@ -32,14 +33,14 @@ typedef enum lks_activation { LKS_IDENTITY, LKS_RELU, LKS_GELU } lks_activation;
  *     in: x, w, [b]      out: y, [pre]   pre = x w^T + b, wanted iff f is gelu and a gradient follows
  * "activation_grad": dz = dy f'(z).
  *     in: dy, saved      out: dz (=0)    saved: y for relu, pre for gelu
- * "linear_grad_input": dx = dz w.
- *     in: dz, w          out: dx (+=)
+ * "linear_grad_input": dx = dz w; with saved (where x is f(z)) the gradient of z, (dz w) f'(saved).
+ *     in: dz, w, [saved] out: dx (+= without saved)
  * "linear_grad_weight": dw = dz^T x, db = column sums of dz.
  *     in: dz, x          out: dw (+=), [db (+=)] */
 typedef struct lks_linear_attributes {
     lks_activation activation;
 } lks_linear_attributes;
-/* attributes of "activation_grad": the same; of the other two: NULL */
+/* attributes of "activation_grad", and of "linear_grad_input" with saved: the same, f; else NULL */
 
 /* "attention": per head h of width D, softmax(scale Q K^T + mask) V, with
  * dropout on the probabilities; key-value heads are shared by groups of
@@ -75,7 +76,7 @@ typedef struct lks_norm_attributes {
 /* "embedding": y[m] = table[id[m]] + [place[m mod T]]. ids i32 of shape B x T, table V x C, place T x C.
  *     in: ids, table, [place]       out: y B x T x C
  * An id outside [0, V) is LKS_ERR_CORRUPT.
- * "embedding_grad": dtable[id] += dy; rows are added in order of m. When not accumulating, the
+ * "embedding_grad": dtable[id] += dy; the rows of an id in a fixed order. When not accumulating, the
  * whole dtable is zeroed first.
  *     in: ids, dy                   out: dtable (+=), [dplace (+=)]
  * attributes: NULL */
@@ -83,11 +84,10 @@ typedef struct lks_norm_attributes {
 /* "cross_entropy": logits M x V' (V' >= classes: the rest is padding, left out of
  * the softmax), targets i32 M (negative: masked). stats is f64[3]: {sum of -log
  * softmax[target] over valid rows, count of valid rows, count of valid rows whose largest logit
- * (the first of equals) is the target}. lse M.
- *     in: logits, targets           out: stats, [lse]
- * A target >= classes is LKS_ERR_CORRUPT.
- * "cross_entropy_grad": softmax - onehot; 0 for masked rows and padding.
- *     in: logits, targets, lse      out: dlogits (=0) */
+ * (the first of equals) is the target}. dlogits, the gradient of that sum, is softmax - onehot; 0 for masked rows and
+ * padding.
+ *     in: logits, targets           out: [dlogits (=0)], stats
+ * A target >= classes is LKS_ERR_CORRUPT. */
 typedef struct lks_cross_entropy_attributes {
     int64_t classes;
 } lks_cross_entropy_attributes;

@@ -195,32 +195,18 @@ static void attention_block_run(const attention_head *at, const attention_scratc
 
 /* --- attention -------------------------------------------------------------------- */
 
-static lks_status attention_make(void **out, const lks_kernel_spec *spec,
-                                 const lks_kernel_tensor *y, const lks_kernel_tensor *lse,
-                                 bool backward, size_t *workspace)
+static lks_status attention_make(void **out, const lks_kernel_spec *spec, bool backward,
+                                 size_t *workspace)
 {
-    LKS_TRY(lks_cpu_expect_attributes(spec));
     const lks_attention_attributes *with = spec->attributes;
     const lks_shape *shape = &spec->inputs[0].shape;
-    if (with->heads < 1 || with->kv_heads < 1 || with->width < 1 ||
-        with->heads % with->kv_heads != 0 || !(with->scale > 0) ||
-        !(with->dropout >= 0 && with->dropout < 1))
-        return lks_cpu_refuse(spec, "heads %d, kv_heads %d, width %d, scale %g, dropout %g",
-                              with->heads, with->kv_heads, with->width, (double)with->scale,
-                              (double)with->dropout);
-    int64_t stride = (int64_t)(with->heads + 2 * with->kv_heads) * with->width;
-    if (shape->axes != 3 || shape->size[2] != stride)
-        return lks_cpu_refuse(spec, "qkv must be B x T x %lld", (long long)stride);
-    int64_t tokens = shape->size[0] * shape->size[1];
-    LKS_TRY(lks_cpu_expect_elements(spec, "y", y, tokens * with->heads * with->width));
-    LKS_TRY(lks_cpu_expect_elements(spec, "lse", lse, tokens * with->heads));
     attention_state *state;
     attention_scratch scratch;
     LKS_TRY(LKS_NEW(&state));
     state->with = *with;
     state->samples = shape->size[0];
     state->length = shape->size[1];
-    state->stride = stride;
+    state->stride = shape->size[2];
     state->padded_length = (int64_t)lks_round_up((size_t)state->length, LKS_TILE_PAD);
     state->padded_width = (int64_t)lks_round_up((size_t)with->width, LKS_TILE_PAD);
     *workspace = scratch_cut(state, backward, NULL, &scratch);
@@ -232,8 +218,8 @@ static lks_status attention_prepare(void **out, lks_device *device, const lks_ke
                                     size_t *workspace)
 {
     (void)device;
-    LKS_TRY(lks_cpu_expect_types(spec, "f", "fF"));
-    return attention_make(out, spec, &spec->outputs[0], &spec->outputs[1], false, workspace);
+    LKS_TRY(lks_shapes_expect_attention(spec, NULL));
+    return attention_make(out, spec, false, workspace);
 }
 
 /* Where key-value head `group`'s keys of a sample start; the values follow all keys. */
@@ -280,12 +266,8 @@ static lks_status attention_grad_prepare(void **out, lks_device *device,
                                          const lks_kernel_spec *spec, size_t *workspace)
 {
     (void)device;
-    LKS_TRY(lks_cpu_expect_types(spec, "ffff", "f"));
-    LKS_TRY(
-        lks_cpu_expect_elements(spec, "dy", &spec->inputs[3], lks_cpu_elements(&spec->inputs[1])));
-    LKS_TRY(lks_cpu_expect_elements(spec, "dqkv", &spec->outputs[0],
-                                    lks_cpu_elements(&spec->inputs[0])));
-    return attention_make(out, spec, &spec->inputs[1], &spec->inputs[2], true, workspace);
+    LKS_TRY(lks_shapes_expect_attention_grad(spec, NULL));
+    return attention_make(out, spec, true, workspace);
 }
 
 /* Of one query: scores to probabilities P (by lse), slopes from dP' (P' = P dropped) to

@@ -12,33 +12,12 @@ typedef struct batch_norm_state {
 
 static lks_status batch_norm_create(void **state, const lks_kernel_spec *spec)
 {
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    const lks_batch_norm_attributes *attributes = spec->attributes;
-    if (attributes->activation != LKS_IDENTITY && attributes->activation != LKS_RELU)
-        return lks_cpu_refuse(spec, "activation %d, identity or relu wanted",
-                              (int)attributes->activation);
     batch_norm_state *s;
     LKS_TRY(LKS_NEW(&s));
-    s->attributes = *attributes;
-    s->rows = (size_t)lks_cpu_rows(&spec->inputs[0]);
-    s->channels = (size_t)lks_cpu_columns(&spec->inputs[0]);
+    s->attributes = *(const lks_batch_norm_attributes *)spec->attributes;
+    s->rows = (size_t)lks_spec_rows(&spec->inputs[0]);
+    s->channels = (size_t)lks_spec_columns(&spec->inputs[0]);
     *state = s;
-    return LKS_OK;
-}
-
-static lks_status batch_norm_expect(const lks_kernel_spec *spec)
-{
-    static const char *const inputs[] = {"x", "gain", "bias", "running_mean", "running_variance"};
-    static const char *const outputs[] = {"y", "mean", "rstd", "mean_stat", "variance_stat"};
-    const lks_kernel_tensor *x = &spec->inputs[0];
-    const lks_batch_norm_attributes *attributes = spec->attributes;
-    LKS_TRY(lks_cpu_expect_types(spec, "fffffF", attributes->training ? "fffff" : "f"));
-    LKS_TRY(lks_cpu_expect_shape(spec, "y", &spec->outputs[0], &x->shape));
-    LKS_TRY(lks_cpu_expect_shape(spec, "residual", &spec->inputs[5], &x->shape));
-    for (int i = 1; i < 5; ++i) {
-        LKS_TRY(lks_cpu_expect_elements(spec, inputs[i], &spec->inputs[i], lks_cpu_columns(x)));
-        LKS_TRY(lks_cpu_expect_elements(spec, outputs[i], &spec->outputs[i], lks_cpu_columns(x)));
-    }
     return LKS_OK;
 }
 
@@ -46,8 +25,7 @@ static lks_status batch_norm_prepare(void **state, lks_device *device, const lks
                                      size_t *workspace)
 {
     (void)device;
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    LKS_TRY(batch_norm_expect(spec));
+    LKS_TRY(lks_shapes_expect_batch_norm(spec, NULL));
     LKS_TRY(batch_norm_create(state, spec));
     batch_norm_state *s = *state;
     *workspace = s->channels * (2 * sizeof(double) + 2 * sizeof(float));
@@ -146,23 +124,7 @@ static lks_status batch_norm_grad_prepare(void **state, lks_device *device,
                                           const lks_kernel_spec *spec, size_t *workspace)
 {
     (void)device;
-    static const char *const inputs[] = {"x", "gain", "mean", "rstd"};
-    static const char *const outputs[] = {"dx", "dgain", "dbias"};
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    const lks_batch_norm_attributes *attributes = spec->attributes;
-    const lks_kernel_tensor *x = &spec->inputs[0];
-    if (!attributes->training)
-        return lks_cpu_refuse(spec, "there is a gradient in training only");
-    LKS_TRY(lks_cpu_expect_types(spec, attributes->activation == LKS_RELU ? "ffffff" : "ffffFf",
-                                 "fffF"));
-    for (int i = 1; i < 4; ++i)
-        LKS_TRY(lks_cpu_expect_elements(spec, inputs[i], &spec->inputs[i], lks_cpu_columns(x)));
-    for (int i = 1; i < 3; ++i)
-        LKS_TRY(lks_cpu_expect_elements(spec, outputs[i], &spec->outputs[i], lks_cpu_columns(x)));
-    LKS_TRY(lks_cpu_expect_shape(spec, "y", &spec->inputs[4], &x->shape));
-    LKS_TRY(lks_cpu_expect_shape(spec, "dy", &spec->inputs[5], &x->shape));
-    LKS_TRY(lks_cpu_expect_shape(spec, "dx", &spec->outputs[0], &x->shape));
-    LKS_TRY(lks_cpu_expect_shape(spec, "dresidual", &spec->outputs[3], &x->shape));
+    LKS_TRY(lks_shapes_expect_batch_norm_grad(spec, NULL));
     LKS_TRY(batch_norm_create(state, spec));
     batch_norm_state *s = *state;
     *workspace = s->channels * (2 * sizeof(double) + 3 * sizeof(float));

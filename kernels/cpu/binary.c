@@ -6,34 +6,16 @@ typedef struct binary_state {
     size_t outer, inner; /* inner: elements of b */
 } binary_state;
 
-static bool binary_is_suffix(const lks_shape *suffix, const lks_shape *shape)
-{
-    int skip = shape->axes - suffix->axes;
-    if (skip < 0)
-        return false;
-    for (int i = 0; i < suffix->axes; ++i)
-        if (suffix->size[i] != shape->size[skip + i])
-            return false;
-    return true;
-}
-
 static lks_status binary_prepare(void **state, lks_device *device, const lks_kernel_spec *spec,
                                  size_t *workspace)
 {
     (void)device;
     *workspace = 0;
     const lks_shape *a = &spec->inputs[0].shape, *b = &spec->inputs[1].shape;
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    const lks_binary_attributes *attributes = spec->attributes;
-    LKS_TRY(lks_cpu_expect_types(spec, "ff", "f"));
-    LKS_TRY(lks_cpu_expect_shape(spec, "y", &spec->outputs[0], a));
-    if (!binary_is_suffix(b, a))
-        return lks_cpu_refuse(spec, "the shape of b is no suffix of that of a");
-    if (attributes->function > LKS_BINARY_DIVIDE)
-        return lks_cpu_refuse(spec, "unknown function %d", (int)attributes->function);
+    LKS_TRY(lks_shapes_expect_binary(spec, NULL));
     binary_state *s;
     LKS_TRY(LKS_NEW(&s));
-    s->function = attributes->function;
+    s->function = ((const lks_binary_attributes *)spec->attributes)->function;
     s->inner = lks_shape_elements(b);
     s->outer = lks_shape_elements(a) / s->inner;
     *state = s;

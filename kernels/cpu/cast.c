@@ -8,9 +8,9 @@ static lks_status cast_prepare(void **out, lks_device *device, const lks_kernel_
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "f", "f"));
-    int64_t elements = lks_cpu_elements(&spec->inputs[0]), *state;
-    LKS_TRY(lks_cpu_expect_elements(spec, "y", &spec->outputs[0], elements));
+    LKS_TRY(lks_spec_expect_types(spec, "f", "f", NULL));
+    int64_t elements = lks_spec_elements(&spec->inputs[0]), *state;
+    LKS_TRY(lks_spec_expect_elements(spec, "y", &spec->outputs[0], elements));
     LKS_TRY(LKS_NEW(&state));
     *state = elements;
     *out = state;

@@ -3,8 +3,6 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/onednn.h"
 
-typedef enum conv2d_pass { CONV2D_FORWARD, CONV2D_INPUT, CONV2D_WEIGHT } conv2d_pass;
-
 /* Offsets into the workspace, in bytes. */
 typedef struct conv2d_places {
     size_t weights; /* in oneDNN's layout */
@@ -14,7 +12,7 @@ typedef struct conv2d_places {
 } conv2d_places;
 
 typedef struct conv2d_state {
-    conv2d_pass pass;
+    lks_conv2d_pass pass;
     lks_cpu_device *cpu;
     dnnl_primitive_t convolution, reorder; /* reorder NULL: oneDNN wants lockstep's layout */
     dnnl_memory_t x, y, bias, scratch;
@@ -22,50 +20,6 @@ typedef struct conv2d_state {
     conv2d_places places;
     size_t result_count, bias_count; /* elements */
 } conv2d_state;
-
-/* --- Shapes ----------------------------------------------------------------- */
-
-typedef struct conv2d_tensors {
-    const lks_kernel_tensor *x, *w, *b, *y; /* or their gradients */
-} conv2d_tensors;
-
-static lks_status conv2d_find(conv2d_tensors *out, const lks_kernel_spec *spec, conv2d_pass pass)
-{
-    const lks_kernel_tensor *in = spec->inputs, *to = spec->outputs;
-    static const lks_kernel_tensor absent = {.dtype = LKS_NONE};
-    switch (pass) {
-    case CONV2D_FORWARD:
-        *out = (conv2d_tensors){&in[0], &in[1], &in[2], &to[0]};
-        return lks_cpu_expect_types(spec, "ffF", "f");
-    case CONV2D_INPUT:
-        *out = (conv2d_tensors){&to[0], &in[1], &absent, &in[0]};
-        return lks_cpu_expect_types(spec, "ff", "f");
-    default:
-        *out = (conv2d_tensors){&in[1], &to[0], &to[1], &in[0]};
-        return lks_cpu_expect_types(spec, "ff", "fF");
-    }
-}
-
-static lks_status conv2d_check(const lks_kernel_spec *spec, const conv2d_tensors *t)
-{
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    const lks_conv2d_attributes *a = spec->attributes;
-    const int64_t *x = t->x->shape.size, *w = t->w->shape.size;
-    if (t->x->shape.axes != 4 || t->w->shape.axes != 4)
-        return lks_cpu_refuse(spec, "x is no B,H,W,C or w no Co,KH,KW,C");
-    if (a->stride < 1 || a->padding < 0 || a->groups < 1)
-        return lks_cpu_refuse(spec, "stride %d, padding %d, groups %d", a->stride, a->padding,
-                              a->groups);
-    if (w[0] % a->groups || w[3] * a->groups != x[3])
-        return lks_cpu_refuse(spec, "%lld channels to %lld in %d groups", (long long)x[3],
-                              (long long)w[0], a->groups);
-    int64_t down = x[1] + 2 * a->padding - w[1], across = x[2] + 2 * a->padding - w[2];
-    if (down < 0 || across < 0)
-        return lks_cpu_refuse(spec, "the filter is larger than the image");
-    lks_shape y = LKS_SHAPE(x[0], down / a->stride + 1, across / a->stride + 1, w[0]);
-    LKS_TRY(lks_cpu_expect_elements(spec, "b", t->b, w[0]));
-    return lks_cpu_expect_shape(spec, "y", t->y, &y);
-}
 
 /* --- Descriptions for oneDNN -------------------------------------------------- */
 
@@ -98,14 +52,14 @@ static lks_status conv2d_describe_weights(conv2d_description *d, const lks_shape
     return LKS_OK;
 }
 
-static lks_status conv2d_describe(conv2d_description *d, const conv2d_tensors *t,
+static lks_status conv2d_describe(conv2d_description *d, const lks_conv2d_tensors *t,
                                   const lks_conv2d_attributes *a)
 {
     *d = (conv2d_description){0};
     LKS_TRY(conv2d_describe_image(&d->x, &t->x->shape));
     LKS_TRY(conv2d_describe_image(&d->y, &t->y->shape));
     LKS_TRY(conv2d_describe_weights(d, &t->w->shape, a->groups));
-    if (lks_cpu_present(t->b)) {
+    if (lks_spec_present(t->b)) {
         dnnl_dims_t dims = {t->w->shape.size[0]};
         LKS_ONEDNN(dnnl_memory_desc_init_by_tag(&d->bias, 1, dims, dnnl_f32, dnnl_x));
     }
@@ -119,21 +73,21 @@ static lks_status conv2d_describe(conv2d_description *d, const conv2d_tensors *t
 /* --- Primitives ----------------------------------------------------------------- */
 
 static lks_status conv2d_describe_pass(dnnl_convolution_desc_t *out, const conv2d_description *d,
-                                       conv2d_pass pass)
+                                       lks_conv2d_pass pass)
 {
     const dnnl_memory_desc_t *bias = d->bias.ndims ? &d->bias : NULL;
     switch (pass) {
-    case CONV2D_FORWARD:
+    case LKS_CONV2D_FORWARD:
         LKS_ONEDNN(dnnl_convolution_forward_desc_init(out, dnnl_forward_training,
                                                       dnnl_convolution_direct, &d->x, &d->any, bias,
                                                       &d->y, d->stride, d->padding, d->padding));
         break;
-    case CONV2D_INPUT:
+    case LKS_CONV2D_GRAD_INPUT:
         LKS_ONEDNN(dnnl_convolution_backward_data_desc_init(out, dnnl_convolution_direct, &d->x,
                                                             &d->any, &d->y, d->stride, d->padding,
                                                             d->padding));
         break;
-    case CONV2D_WEIGHT:
+    case LKS_CONV2D_GRAD_WEIGHT:
         LKS_ONEDNN(dnnl_convolution_backward_weights_desc_init(out, dnnl_convolution_direct, &d->x,
                                                                &d->any, bias, &d->y, d->stride,
                                                                d->padding, d->padding));
@@ -148,9 +102,9 @@ static lks_status conv2d_choose(dnnl_primitive_desc_t *out, const conv2d_state *
 {
     dnnl_convolution_desc_t forward, own;
     dnnl_primitive_desc_t hint = NULL;
-    LKS_TRY(conv2d_describe_pass(&forward, d, CONV2D_FORWARD));
+    LKS_TRY(conv2d_describe_pass(&forward, d, LKS_CONV2D_FORWARD));
     LKS_TRY(conv2d_describe_pass(&own, d, s->pass));
-    if (s->pass != CONV2D_FORWARD)
+    if (s->pass != LKS_CONV2D_FORWARD)
         LKS_ONEDNN(dnnl_primitive_desc_create(&hint, &forward, attributes, s->cpu->engine, NULL));
     lks_status status =
         lks_onednn_check(dnnl_primitive_desc_create(out, &own, attributes, s->cpu->engine, hint),
@@ -177,7 +131,7 @@ static lks_status conv2d_make_reorder(conv2d_state *s, const dnnl_memory_desc_t 
                                       const dnnl_memory_desc_t *plain,
                                       const_dnnl_primitive_attr_t attributes, size_t *scratch_bytes)
 {
-    bool gradient = s->pass == CONV2D_WEIGHT;
+    bool gradient = s->pass == LKS_CONV2D_GRAD_WEIGHT;
     const dnnl_memory_desc_t *from = gradient ? chosen : plain, *to = gradient ? plain : chosen;
     dnnl_primitive_desc_t description;
     LKS_ONEDNN(dnnl_reorder_primitive_desc_create(&description, from, s->cpu->engine, to,
@@ -199,7 +153,7 @@ static lks_status conv2d_adopt(conv2d_state *s, const conv2d_description *d,
                                const_dnnl_primitive_attr_t attributes)
 {
     dnnl_query_t which =
-        s->pass == CONV2D_WEIGHT ? dnnl_query_diff_weights_md : dnnl_query_weights_md;
+        s->pass == LKS_CONV2D_GRAD_WEIGHT ? dnnl_query_diff_weights_md : dnnl_query_weights_md;
     const dnnl_memory_desc_t *chosen = dnnl_primitive_desc_query_md(choice, which, 0);
     const dnnl_memory_desc_t *scratch =
         dnnl_primitive_desc_query_md(choice, dnnl_query_scratchpad_md, 0);
@@ -254,20 +208,19 @@ static void conv2d_release(void *state)
 }
 
 static lks_status conv2d_create(void **state, lks_device *device, const lks_kernel_spec *spec,
-                                size_t *workspace, conv2d_pass pass)
+                                size_t *workspace, lks_conv2d_pass pass)
 {
-    conv2d_tensors t;
+    lks_conv2d_tensors t;
     conv2d_description d;
     conv2d_state *s;
-    LKS_TRY(conv2d_find(&t, spec, pass));
-    LKS_TRY(conv2d_check(spec, &t));
+    LKS_TRY(lks_shapes_expect_conv2d(spec, pass, &t, NULL));
     LKS_TRY(conv2d_describe(&d, &t, spec->attributes));
     LKS_TRY(LKS_NEW(&s));
     s->pass = pass;
     s->cpu = lks_cpu_of(device);
-    if (pass != CONV2D_FORWARD) {
+    if (pass != LKS_CONV2D_FORWARD) {
         s->result_count = lks_shape_elements(&spec->outputs[0].shape);
-        s->bias_count = lks_cpu_present(t.b) ? lks_shape_elements(&t.b->shape) : 0;
+        s->bias_count = lks_spec_present(t.b) ? lks_shape_elements(&t.b->shape) : 0;
     }
     lks_status status = conv2d_make(s, &d);
     if (status != LKS_OK) {
@@ -282,19 +235,19 @@ static lks_status conv2d_create(void **state, lks_device *device, const lks_kern
 static lks_status conv2d_prepare(void **state, lks_device *device, const lks_kernel_spec *spec,
                                  size_t *workspace)
 {
-    return conv2d_create(state, device, spec, workspace, CONV2D_FORWARD);
+    return conv2d_create(state, device, spec, workspace, LKS_CONV2D_FORWARD);
 }
 
 static lks_status conv2d_grad_input_prepare(void **state, lks_device *device,
                                             const lks_kernel_spec *spec, size_t *workspace)
 {
-    return conv2d_create(state, device, spec, workspace, CONV2D_INPUT);
+    return conv2d_create(state, device, spec, workspace, LKS_CONV2D_GRAD_INPUT);
 }
 
 static lks_status conv2d_grad_weight_prepare(void **state, lks_device *device,
                                              const lks_kernel_spec *spec, size_t *workspace)
 {
-    return conv2d_create(state, device, spec, workspace, CONV2D_WEIGHT);
+    return conv2d_create(state, device, spec, workspace, LKS_CONV2D_GRAD_WEIGHT);
 }
 
 /* --- Running ------------------------------------------------------------------ */

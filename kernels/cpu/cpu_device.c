@@ -2,6 +2,7 @@
  * that both this build and this processor have. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/onednn.h"
+#include "kernels/totals.h"
 #include "runtime/base/text.h"
 
 #include <omp.h>
@@ -160,11 +161,26 @@ static lks_status cpu_round(void *instance, uint64_t elements, const float *from
     return LKS_OK;
 }
 
-static lks_status cpu_update(void *instance, const lks_update *update, uint64_t elements,
-                             const float *gradient, float *parameter, float *state0, float *state1)
+static float *cpu_state(const lks_update_blocks *what, int state, const lks_layout_block *block)
 {
-    ((lks_cpu_device *)instance)
-        ->isa->flat->update(update, elements, gradient, parameter, state0, state1);
+    return what->states[state] ? what->states[state] + (block->offset - what->origin) : NULL;
+}
+
+static lks_status cpu_update(void *instance, const lks_update *update,
+                             const lks_update_blocks *what)
+{
+    lks_update now = *update;
+    if (update->totals && !lks_totals_are_finite(update->totals))
+        return LKS_OK;
+    if (update->totals && update->rule != LKS_UPDATE_AVERAGE)
+        now.gradient_scale = update->totals->gradient_scale;
+    for (uint32_t i = 0; i < what->count; ++i) {
+        const lks_layout_block *block = &what->blocks[i];
+        ((lks_cpu_device *)instance)
+            ->isa->flat->update(&now, block->elements, what->gradient + block->offset,
+                                what->parameter + block->offset, cpu_state(what, 0, block),
+                                cpu_state(what, 1, block));
+    }
     return LKS_OK;
 }
 

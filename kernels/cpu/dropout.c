@@ -11,19 +11,13 @@ static lks_status dropout_prepare(void **out, lks_device *device, const lks_kern
                                   size_t *workspace)
 {
     (void)device;
-    LKS_TRY(lks_cpu_expect_types(spec, "fF", "f"));
-    LKS_TRY(lks_cpu_expect_attributes(spec));
+    LKS_TRY(lks_shapes_expect_dropout(spec, NULL));
     const lks_kernel_tensor *x = &spec->inputs[0];
     const lks_dropout_attributes *attributes = spec->attributes;
-    LKS_TRY(lks_cpu_expect_elements(spec, "residual", &spec->inputs[1], lks_cpu_elements(x)));
-    LKS_TRY(lks_cpu_expect_elements(spec, "y", &spec->outputs[0], lks_cpu_elements(x)));
-    if (x->shape.axes < 1 || !(attributes->rate >= 0 && attributes->rate < 1))
-        return lks_cpu_refuse(spec, "x needs a sample axis and the rate (%g) be in [0, 1)",
-                              (double)attributes->rate);
     dropout_state *state;
     LKS_TRY(LKS_NEW(&state));
     state->samples = x->shape.size[0];
-    state->elements = lks_cpu_elements(x) / state->samples;
+    state->elements = lks_spec_elements(x) / state->samples;
     state->rate = attributes->rate;
     state->instance = attributes->instance;
     *workspace = 0;

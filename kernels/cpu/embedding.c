@@ -15,20 +15,13 @@ static lks_status check_id(const embedding_state *state, int64_t row, int32_t id
                     (int)id, (long long)row, (long long)state->vocabulary);
 }
 
-static lks_status embedding_make(void **out, const lks_kernel_spec *spec,
-                                 const lks_kernel_tensor *rows, const lks_kernel_tensor *table,
-                                 const lks_kernel_tensor *place)
+static lks_status embedding_make(void **out, const lks_kernel_tensor *ids,
+                                 const lks_kernel_tensor *table)
 {
-    const lks_kernel_tensor *ids = &spec->inputs[0];
-    int64_t width = lks_cpu_columns(table);
-    if (table->shape.axes != 2 || ids->shape.axes < 1)
-        return lks_cpu_refuse(spec, "the table needs two axes and the ids one or more");
-    int64_t period = ids->shape.size[ids->shape.axes - 1];
-    LKS_TRY(lks_cpu_expect_elements(spec, "y", rows, lks_cpu_elements(ids) * width));
-    LKS_TRY(lks_cpu_expect_elements(spec, "place", place, period * width));
     embedding_state *state;
     LKS_TRY(LKS_NEW(&state));
-    *state = (embedding_state){lks_cpu_elements(ids), period, table->shape.size[0], width};
+    *state = (embedding_state){lks_spec_elements(ids), lks_spec_columns(ids), table->shape.size[0],
+                               lks_spec_columns(table)};
     *out = state;
     return LKS_OK;
 }
@@ -38,8 +31,8 @@ static lks_status embedding_prepare(void **out, lks_device *device, const lks_ke
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "ifF", "f"));
-    return embedding_make(out, spec, &spec->outputs[0], &spec->inputs[1], &spec->inputs[2]);
+    LKS_TRY(lks_shapes_expect_embedding(spec, NULL));
+    return embedding_make(out, &spec->inputs[0], &spec->inputs[1]);
 }
 
 static lks_status embedding_run(void *state_, const lks_kernel_run *run)
@@ -67,8 +60,8 @@ static lks_status embedding_grad_prepare(void **out, lks_device *device,
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "if", "fF"));
-    return embedding_make(out, spec, &spec->inputs[1], &spec->outputs[0], &spec->outputs[1]);
+    LKS_TRY(lks_shapes_expect_embedding_grad(spec, NULL));
+    return embedding_make(out, &spec->inputs[0], &spec->outputs[0]);
 }
 
 static void add_row(float *into, const float *from, int64_t width)

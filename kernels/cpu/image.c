@@ -12,16 +12,12 @@ static lks_status image_prepare(void **state, lks_device *device, const lks_kern
                                 size_t *workspace)
 {
     (void)device;
-    LKS_TRY(lks_cpu_expect_types(spec, "uff", "f"));
+    LKS_TRY(lks_shapes_expect_image(spec, NULL));
     const lks_kernel_tensor *x = &spec->inputs[0];
-    int64_t channels = lks_cpu_columns(x);
-    LKS_TRY(lks_cpu_expect_elements(spec, "shift", &spec->inputs[1], channels));
-    LKS_TRY(lks_cpu_expect_elements(spec, "scale", &spec->inputs[2], channels));
-    LKS_TRY(lks_cpu_expect_shape(spec, "y", &spec->outputs[0], &x->shape));
     image_state *s;
     LKS_TRY(LKS_NEW(&s));
     s->count = lks_shape_elements(&x->shape);
-    s->channels = (size_t)channels;
+    s->channels = (size_t)lks_spec_columns(x);
     *workspace = 2 * IMAGE_LANES * s->channels * sizeof(float);
     *state = s;
     return LKS_OK;

@@ -37,32 +37,16 @@ static lks_status linear_make(void **out, lks_device *device, const lks_onednn_m
     return LKS_OK;
 }
 
-static lks_status expect_matrix(const lks_kernel_spec *spec, const char *name,
-                                const lks_kernel_tensor *tensor, int64_t rows, int64_t columns)
-{
-    if (lks_cpu_columns(tensor) != columns || lks_cpu_rows(tensor) != rows)
-        return lks_cpu_refuse(spec, "%s is %lld x %lld, %lld x %lld wanted", name,
-                              (long long)lks_cpu_rows(tensor), (long long)lks_cpu_columns(tensor),
-                              (long long)rows, (long long)columns);
-    return LKS_OK;
-}
-
 /* --- linear ------------------------------------------------------------------- */
 
 static lks_status linear_prepare(void **out, lks_device *device, const lks_kernel_spec *spec,
                                  size_t *workspace)
 {
-    LKS_TRY(lks_cpu_expect_types(spec, "hhF", "fF"));
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    const lks_kernel_tensor *x = &spec->inputs[0], *w = &spec->inputs[1], *b = &spec->inputs[2];
+    LKS_TRY(lks_spec_expect_types(spec, "ttF", "fF", NULL));
+    lks_linear_sizes with;
+    LKS_TRY(lks_shapes_expect_linear(spec, &with));
     lks_activation activation = ((const lks_linear_attributes *)spec->attributes)->activation;
-    int64_t m = lks_cpu_rows(x), k = lks_cpu_columns(x), n = lks_cpu_rows(w);
-    LKS_TRY(expect_matrix(spec, "w", w, n, k));
-    LKS_TRY(lks_cpu_expect_elements(spec, "b", b, n));
-    LKS_TRY(expect_matrix(spec, "y", &spec->outputs[0], m, n));
-    LKS_TRY(lks_cpu_expect_elements(spec, "pre", &spec->outputs[1], m * n));
-    if (lks_cpu_present(&spec->outputs[1]) && activation != LKS_GELU)
-        return lks_cpu_refuse(spec, "pre is only for gelu");
+    int64_t m = with.rows, k = with.inputs, n = with.outputs;
     lks_onednn_matmul_spec product = {.batch = 1,
                                       .m = m,
                                       .n = n,
@@ -72,7 +56,7 @@ static lks_status linear_prepare(void **out, lks_device *device, const lks_kerne
                                       .c = {0, n, 1},
                                       .alpha = 1,
                                       .type = spec->inputs[0].dtype,
-                                      .bias = lks_cpu_present(b),
+                                      .bias = lks_spec_present(&spec->inputs[2]),
                                       .overwrite = true};
     return linear_make(out, device, &product, &(linear_state){NULL, activation, m, n, false},
                        workspace);
@@ -108,29 +92,24 @@ static lks_status activation_grad_prepare(void **out, lks_device *device,
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "ff", "f"));
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    int64_t elements = lks_cpu_elements(&spec->inputs[0]);
-    LKS_TRY(lks_cpu_expect_elements(spec, "saved", &spec->inputs[1], elements));
-    LKS_TRY(lks_cpu_expect_elements(spec, "dz", &spec->outputs[0], elements));
+    LKS_TRY(lks_shapes_expect_activation_grad(spec, NULL));
     linear_state *state;
     LKS_TRY(LKS_NEW(&state));
     state->activation = ((const lks_linear_attributes *)spec->attributes)->activation;
     state->rows = 1;
-    state->columns = elements;
+    state->columns = lks_spec_elements(&spec->inputs[0]);
     *out = state;
     return LKS_OK;
 }
 
-static lks_status activation_grad_run(void *state_, const lks_kernel_run *run)
+/* dz = dy f'(saved); dz may be dy. */
+static void apply_slope(lks_activation activation, int64_t count, const float *dy,
+                        const float *saved, float *dz)
 {
-    const linear_state *state = state_;
-    const float *dy = run->inputs[0], *saved = run->inputs[1];
-    float *dz = run->outputs[0];
-    int64_t count = state->columns;
-    switch (state->activation) {
+    switch (activation) {
     case LKS_IDENTITY:
-        memmove(dz, dy, (size_t)count * sizeof *dz);
+        if (dz != dy)
+            memmove(dz, dy, (size_t)count * sizeof *dz);
         break;
     case LKS_RELU:
 #pragma omp simd
@@ -143,6 +122,12 @@ static lks_status activation_grad_run(void *state_, const lks_kernel_run *run)
             dz[i] = dy[i] * lks_gelu_derivative(saved[i]);
         break;
     }
+}
+
+static lks_status activation_grad_run(void *state_, const lks_kernel_run *run)
+{
+    const linear_state *state = state_;
+    apply_slope(state->activation, state->columns, run->inputs[0], run->inputs[1], run->outputs[0]);
     return LKS_OK;
 }
 
@@ -151,11 +136,13 @@ static lks_status activation_grad_run(void *state_, const lks_kernel_run *run)
 static lks_status linear_grad_input_prepare(void **out, lks_device *device,
                                             const lks_kernel_spec *spec, size_t *workspace)
 {
-    LKS_TRY(lks_cpu_expect_types(spec, "hh", "f"));
-    const lks_kernel_tensor *dz = &spec->inputs[0], *w = &spec->inputs[1];
-    int64_t m = lks_cpu_rows(dz), n = lks_cpu_columns(dz), k = lks_cpu_columns(w);
-    LKS_TRY(expect_matrix(spec, "w", w, n, k));
-    LKS_TRY(expect_matrix(spec, "dx", &spec->outputs[0], m, k));
+    LKS_TRY(lks_spec_expect_types(spec, "ttF", "f", NULL));
+    lks_linear_sizes with;
+    LKS_TRY(lks_shapes_expect_linear_grad_input(spec, &with));
+    int64_t m = with.rows, n = with.outputs, k = with.inputs;
+    bool through = lks_spec_present(&spec->inputs[2]);
+    lks_activation activation =
+        through ? ((const lks_linear_attributes *)spec->attributes)->activation : LKS_IDENTITY;
     lks_onednn_matmul_spec product = {.batch = 1,
                                       .m = m,
                                       .n = k,
@@ -166,16 +153,20 @@ static lks_status linear_grad_input_prepare(void **out, lks_device *device,
                                       .alpha = 1,
                                       .type = spec->inputs[0].dtype,
                                       .overwrite = true,
-                                      .accumulate = true};
-    return linear_make(out, device, &product, &(linear_state){NULL, LKS_IDENTITY, m, n, false},
+                                      .accumulate = !through};
+    return linear_make(out, device, &product, &(linear_state){NULL, activation, m, k, false},
                        workspace);
 }
 
 static lks_status linear_grad_input_run(void *state_, const lks_kernel_run *run)
 {
     const linear_state *state = state_;
-    return lks_onednn_matmul_execute(state->product, run->inputs[0], run->inputs[1], NULL,
-                                     run->outputs[0], run->accumulate[0], run->workspace);
+    float *dx = run->outputs[0];
+    LKS_TRY(lks_onednn_matmul_execute(state->product, run->inputs[0], run->inputs[1], NULL, dx,
+                                      run->accumulate[0] && !run->inputs[2], run->workspace));
+    if (run->inputs[2])
+        apply_slope(state->activation, state->rows * state->columns, dx, run->inputs[2], dx);
+    return LKS_OK;
 }
 
 /* --- linear_grad_weight --------------------------------------------------------- */
@@ -183,12 +174,10 @@ static lks_status linear_grad_input_run(void *state_, const lks_kernel_run *run)
 static lks_status linear_grad_weight_prepare(void **out, lks_device *device,
                                              const lks_kernel_spec *spec, size_t *workspace)
 {
-    LKS_TRY(lks_cpu_expect_types(spec, "hh", "fF"));
-    const lks_kernel_tensor *dz = &spec->inputs[0], *x = &spec->inputs[1];
-    int64_t m = lks_cpu_rows(dz), n = lks_cpu_columns(dz), k = lks_cpu_columns(x);
-    LKS_TRY(expect_matrix(spec, "x", x, m, k));
-    LKS_TRY(expect_matrix(spec, "dw", &spec->outputs[0], n, k));
-    LKS_TRY(lks_cpu_expect_elements(spec, "db", &spec->outputs[1], n));
+    LKS_TRY(lks_spec_expect_types(spec, "tt", "fF", NULL));
+    lks_linear_sizes with;
+    LKS_TRY(lks_shapes_expect_linear_grad_weight(spec, &with));
+    int64_t m = with.rows, n = with.outputs, k = with.inputs;
     lks_onednn_matmul_spec product = {.batch = 1,
                                       .m = n,
                                       .n = k,

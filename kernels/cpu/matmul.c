@@ -6,63 +6,22 @@ typedef struct matmul_state {
     lks_onednn_matmul *product;
 } matmul_state;
 
-typedef struct matmul_operand {
-    int64_t batch, rows, columns; /* of op(x) */
-    lks_onednn_steps steps;
-} matmul_operand;
-
-static lks_status matmul_describe(matmul_operand *out, const lks_kernel_spec *spec,
-                                  const lks_kernel_tensor *x, bool transpose)
-{
-    int axes = x->shape.axes;
-    if (axes < 2)
-        return lks_cpu_refuse(spec, "a matrix has at least two axes");
-    int64_t rows = x->shape.size[axes - 2], columns = x->shape.size[axes - 1];
-    *out = (matmul_operand){
-        .batch = lks_cpu_elements(x) / (rows * columns),
-        .rows = transpose ? columns : rows,
-        .columns = transpose ? rows : columns,
-        .steps = {rows * columns, transpose ? 1 : columns, transpose ? columns : 1},
-    };
-    return LKS_OK;
-}
-
-static lks_status matmul_check(const lks_kernel_spec *spec, const matmul_operand *a,
-                               const matmul_operand *b)
-{
-    const lks_shape *left = &spec->inputs[0].shape, *right = &spec->inputs[1].shape;
-    lks_shape wanted = *left;
-    bool same = left->axes == right->axes;
-    for (int i = 0; same && i < left->axes - 2; ++i)
-        same = left->size[i] == right->size[i];
-    if (!same)
-        return lks_cpu_refuse(spec, "the leading axes of a and b differ");
-    if (a->columns != b->rows)
-        return lks_cpu_refuse(spec, "op(a) has %lld columns, op(b) %lld rows",
-                              (long long)a->columns, (long long)b->rows);
-    wanted.size[wanted.axes - 2] = a->rows;
-    wanted.size[wanted.axes - 1] = b->columns;
-    return lks_cpu_expect_shape(spec, "c", &spec->outputs[0], &wanted);
-}
-
 static lks_status matmul_prepare(void **state, lks_device *device, const lks_kernel_spec *spec,
                                  size_t *workspace)
 {
-    matmul_operand a = {0}, b = {0};
-    LKS_TRY(lks_cpu_expect_types(spec, "ff", "f"));
-    LKS_TRY(lks_cpu_expect_attributes(spec));
+    lks_matmul_sizes size;
+    LKS_TRY(lks_shapes_expect_matmul(spec, &size, NULL));
     const lks_matmul_attributes *attributes = spec->attributes;
-    LKS_TRY(matmul_describe(&a, spec, &spec->inputs[0], attributes->transpose_a));
-    LKS_TRY(matmul_describe(&b, spec, &spec->inputs[1], attributes->transpose_b));
-    LKS_TRY(matmul_check(spec, &a, &b));
+    int64_t m = size.m, n = size.n, k = size.k;
+    bool across_a = attributes->transpose_a, across_b = attributes->transpose_b;
     const lks_onednn_matmul_spec wanted = {
-        .batch = a.batch,
-        .m = a.rows,
-        .n = b.columns,
-        .k = a.columns,
-        .a = a.steps,
-        .b = b.steps,
-        .c = {a.rows * b.columns, b.columns, 1},
+        .batch = size.batch,
+        .m = m,
+        .n = n,
+        .k = k,
+        .a = {m * k, across_a ? 1 : k, across_a ? m : 1},
+        .b = {k * n, across_b ? 1 : n, across_b ? k : 1},
+        .c = {m * n, n, 1},
         .alpha = attributes->alpha,
         .overwrite = true,
         .accumulate = true,

@@ -16,7 +16,7 @@ static lks_status norm_make(void **out, const lks_kernel_spec *spec)
     norm_state *state;
     LKS_TRY(LKS_NEW(&state));
     *state =
-        (norm_state){lks_cpu_rows(x), lks_cpu_columns(x), attributes->kind, attributes->epsilon};
+        (norm_state){lks_spec_rows(x), lks_spec_columns(x), attributes->kind, attributes->epsilon};
     *out = state;
     return LKS_OK;
 }
@@ -26,19 +26,7 @@ static lks_status norm_prepare(void **out, lks_device *device, const lks_kernel_
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "fFfF", "fFFF"));
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    const lks_kernel_tensor *in = spec->inputs, *to = spec->outputs;
-    int64_t elements = lks_cpu_elements(in), rows = lks_cpu_rows(in), width = lks_cpu_columns(in);
-    LKS_TRY(lks_cpu_expect_elements(spec, "residual", &in[1], elements));
-    LKS_TRY(lks_cpu_expect_elements(spec, "gain", &in[2], width));
-    LKS_TRY(lks_cpu_expect_elements(spec, "bias", &in[3], width));
-    LKS_TRY(lks_cpu_expect_elements(spec, "y", &to[0], elements));
-    LKS_TRY(lks_cpu_expect_elements(spec, "s", &to[1], elements));
-    LKS_TRY(lks_cpu_expect_elements(spec, "mean", &to[2], rows));
-    LKS_TRY(lks_cpu_expect_elements(spec, "rstd", &to[3], rows));
-    if (lks_cpu_present(&in[1]) != lks_cpu_present(&to[1]))
-        return lks_cpu_refuse(spec, "residual and s go together");
+    LKS_TRY(lks_shapes_expect_norm(spec, NULL));
     return norm_make(out, spec);
 }
 
@@ -93,22 +81,9 @@ static lks_status norm_grad_prepare(void **out, lks_device *device, const lks_ke
                                     size_t *workspace)
 {
     (void)device;
-    LKS_TRY(lks_cpu_expect_types(spec, "ffFffF", "ffF"));
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    const lks_kernel_tensor *in = spec->inputs, *to = spec->outputs;
-    int64_t elements = lks_cpu_elements(in), rows = lks_cpu_rows(in), width = lks_cpu_columns(in);
-    LKS_TRY(lks_cpu_expect_elements(spec, "gain", &in[1], width));
-    LKS_TRY(lks_cpu_expect_elements(spec, "mean", &in[2], rows));
-    LKS_TRY(lks_cpu_expect_elements(spec, "rstd", &in[3], rows));
-    LKS_TRY(lks_cpu_expect_elements(spec, "dy", &in[4], elements));
-    LKS_TRY(lks_cpu_expect_elements(spec, "dsum", &in[5], elements));
-    LKS_TRY(lks_cpu_expect_elements(spec, "ds", &to[0], elements));
-    LKS_TRY(lks_cpu_expect_elements(spec, "dgain", &to[1], width));
-    LKS_TRY(lks_cpu_expect_elements(spec, "dbias", &to[2], width));
-    bool layer = ((const lks_norm_attributes *)spec->attributes)->kind == LKS_NORM_LAYER;
-    if (layer != lks_cpu_present(&in[2]))
-        return lks_cpu_refuse(spec, "a layer norm has a mean, an rms norm has none");
-    *workspace = COLUMN_SUMS * lks_round_up((size_t)width * sizeof(float), LKS_ALIGNMENT);
+    LKS_TRY(lks_shapes_expect_norm_grad(spec, NULL));
+    size_t width = (size_t)lks_spec_columns(&spec->inputs[0]);
+    *workspace = COLUMN_SUMS * lks_round_up(width * sizeof(float), LKS_ALIGNMENT);
     return norm_make(out, spec);
 }
 

@@ -3,95 +3,15 @@
 
 enum { PERMUTE_TILE = 16 };
 
-/* y[outer..., row, column] = x[outer..., column, row] after neighbouring axes that stay
- * neighbours are joined: along a row's index x is contiguous, along a column's y is. Where the
- * last axis stays last, there is one row and both are contiguous along the columns. */
-typedef struct permute_state {
-    int axes; /* outer ones */
-    int64_t size[LKS_AXES_MAX], x_step[LKS_AXES_MAX], y_step[LKS_AXES_MAX];
-    int64_t rows, row_y_step;
-    int64_t columns, column_x_step;
-} permute_state;
-
-typedef struct permute_axes {
-    int count;
-    int64_t size[LKS_AXES_MAX], x_step[LKS_AXES_MAX]; /* in y's order */
-} permute_axes;
-
-static lks_status permute_check(const lks_kernel_spec *spec)
-{
-    const lks_permute_attributes *attributes = spec->attributes;
-    const lks_shape *x = &spec->inputs[0].shape;
-    lks_shape wanted = {.axes = x->axes};
-    unsigned seen = 0;
-    for (int i = 0; i < x->axes; ++i) {
-        int from = attributes->order[i];
-        if (from < 0 || from >= x->axes || (seen >> from & 1))
-            return lks_cpu_refuse(spec, "order[%d] = %d makes no permutation", i, from);
-        seen |= 1u << from;
-        wanted.size[i] = x->size[from];
-    }
-    return lks_cpu_expect_shape(spec, "y", &spec->outputs[0], &wanted);
-}
-
-static permute_axes permute_join(const lks_shape *x, const int *order)
-{
-    permute_axes joined = {0};
-    int64_t step[LKS_AXES_MAX];
-    int64_t elements = 1;
-    for (int i = x->axes - 1; i >= 0; --i) {
-        step[i] = elements;
-        elements *= x->size[i];
-    }
-    for (int i = 0; i < x->axes; ++i) {
-        int64_t size = x->size[order[i]], x_step = step[order[i]];
-        int last = joined.count - 1;
-        if (size == 1)
-            continue;
-        if (last >= 0 && joined.x_step[last] == size * x_step) {
-            joined.size[last] *= size;
-            joined.x_step[last] = x_step;
-            continue;
-        }
-        joined.size[joined.count] = size;
-        joined.x_step[joined.count++] = x_step;
-    }
-    return joined;
-}
-
-static void permute_plan(permute_state *s, const permute_axes *joined)
-{
-    int last = joined->count - 1;
-    int64_t y_step = 1;
-    *s = (permute_state){.rows = 1, .columns = 1, .column_x_step = 1};
-    for (int i = last; i >= 0; y_step *= joined->size[i--]) {
-        if (i == last) {
-            s->columns = joined->size[i];
-            s->column_x_step = joined->x_step[i];
-        } else if (joined->x_step[i] == 1) {
-            s->rows = joined->size[i];
-            s->row_y_step = y_step;
-        } else {
-            s->size[s->axes] = joined->size[i];
-            s->x_step[s->axes] = joined->x_step[i];
-            s->y_step[s->axes++] = y_step;
-        }
-    }
-}
-
 static lks_status permute_prepare(void **state, lks_device *device, const lks_kernel_spec *spec,
                                   size_t *workspace)
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "f", "f"));
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    LKS_TRY(permute_check(spec));
-    const lks_permute_attributes *attributes = spec->attributes;
-    permute_axes joined = permute_join(&spec->inputs[0].shape, attributes->order);
-    permute_state *s;
+    lks_permutation plan, *s;
+    LKS_TRY(lks_shapes_expect_permute(spec, &plan, NULL));
     LKS_TRY(LKS_NEW(&s));
-    permute_plan(s, &joined);
+    *s = plan;
     *state = s;
     return LKS_OK;
 }
@@ -105,7 +25,7 @@ static void permute_copy(int64_t n, const float *x, int64_t x_step, bool accumul
     }
 }
 
-static void permute_matrix(const permute_state *s, const float *x, bool accumulate, float *y)
+static void permute_matrix(const lks_permutation *s, const float *x, bool accumulate, float *y)
 {
     if (s->column_x_step == 1) {
         permute_copy(s->columns, x, 1, accumulate, y);
@@ -124,7 +44,7 @@ static void permute_matrix(const permute_state *s, const float *x, bool accumula
 
 static lks_status permute_run(void *state, const lks_kernel_run *run)
 {
-    const permute_state *s = state;
+    const lks_permutation *s = state;
     const float *x = run->inputs[0];
     float *y = run->outputs[0];
     int64_t index[LKS_AXES_MAX] = {0};

@@ -10,37 +10,19 @@ typedef struct pool_state {
     int64_t batch, height, width, channels, out_height, out_width;
 } pool_state;
 
-static lks_status pool_check(pool_state *s, const lks_kernel_spec *spec, const lks_kernel_tensor *x,
-                             const lks_kernel_tensor *y)
-{
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    const lks_pool2d_attributes *a = spec->attributes;
-    if (x->shape.axes != 4)
-        return lks_cpu_refuse(spec, "x is no B,H,W,C");
-    if (a->size_h < 1 || a->size_w < 1 || a->stride < 1 || a->padding < 0 ||
-        a->padding >= a->size_h || a->padding >= a->size_w)
-        return lks_cpu_refuse(spec,
-                              "window %dx%d, stride %d, padding %d; a window must hold a pixel",
-                              a->size_h, a->size_w, a->stride, a->padding);
-    const int64_t *size = x->shape.size;
-    int64_t down = size[1] + 2 * a->padding - a->size_h;
-    int64_t across = size[2] + 2 * a->padding - a->size_w;
-    if (down < 0 || across < 0)
-        return lks_cpu_refuse(spec, "the window %dx%d is larger than the image", a->size_h,
-                              a->size_w);
-    *s = (pool_state){
-        *a, size[0], size[1], size[2], size[3], down / a->stride + 1, across / a->stride + 1};
-    lks_shape wanted = LKS_SHAPE(s->batch, s->out_height, s->out_width, s->channels);
-    return lks_cpu_expect_shape(spec, "y", y, &wanted);
-}
-
 static lks_status pool_create(void **state, const lks_kernel_spec *spec, const lks_kernel_tensor *x,
                               const lks_kernel_tensor *y)
 {
-    pool_state found, *s;
-    LKS_TRY(pool_check(&found, spec, x, y));
+    const int64_t *in = x->shape.size, *out = y->shape.size;
+    pool_state *s;
     LKS_TRY(LKS_NEW(&s));
-    *s = found;
+    *s = (pool_state){.attributes = *(const lks_pool2d_attributes *)spec->attributes,
+                      .batch = in[0],
+                      .height = in[1],
+                      .width = in[2],
+                      .channels = in[3],
+                      .out_height = out[1],
+                      .out_width = out[2]};
     *state = s;
     return LKS_OK;
 }
@@ -50,7 +32,7 @@ static lks_status pool_prepare(void **state, lks_device *device, const lks_kerne
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "f", "f"));
+    LKS_TRY(lks_shapes_expect_pool2d(spec, NULL));
     return pool_create(state, spec, &spec->inputs[0], &spec->outputs[0]);
 }
 
@@ -59,9 +41,7 @@ static lks_status pool_grad_prepare(void **state, lks_device *device, const lks_
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "fff", "f"));
-    LKS_TRY(lks_cpu_expect_shape(spec, "dy", &spec->inputs[2], &spec->inputs[1].shape));
-    LKS_TRY(lks_cpu_expect_shape(spec, "dx", &spec->outputs[0], &spec->inputs[0].shape));
+    LKS_TRY(lks_shapes_expect_pool2d_grad(spec, NULL));
     return pool_create(state, spec, &spec->inputs[0], &spec->inputs[1]);
 }
 

@@ -6,19 +6,10 @@ enum { REDUCE_LANES = 16, REDUCE_TILE = 256, REDUCE_RUN = 32 };
 
 static lks_status reduce_create(void **state, const lks_kernel_spec *spec, bool expand)
 {
-    const lks_reduce_attributes *attributes = spec->attributes;
     lks_reduce_attributes *s;
-    LKS_TRY(lks_cpu_expect_types(spec, "f", "f"));
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    if (attributes->outer < 1 || attributes->middle < 1 || attributes->inner < 1)
-        return lks_cpu_refuse(spec, "view %lld x %lld x %lld has no elements",
-                              (long long)attributes->outer, (long long)attributes->middle,
-                              (long long)attributes->inner);
-    int64_t narrow = attributes->outer * attributes->inner, wide = narrow * attributes->middle;
-    LKS_TRY(lks_cpu_expect_elements(spec, "x", &spec->inputs[0], expand ? narrow : wide));
-    LKS_TRY(lks_cpu_expect_elements(spec, "y", &spec->outputs[0], expand ? wide : narrow));
+    LKS_TRY(expand ? lks_shapes_expect_expand(spec, NULL) : lks_shapes_expect_reduce(spec, NULL));
     LKS_TRY(LKS_NEW(&s));
-    *s = *attributes;
+    *s = *(const lks_reduce_attributes *)spec->attributes;
     *state = s;
     return LKS_OK;
 }

@@ -10,31 +10,17 @@ typedef struct slice_state {
     bool is_f32;
 } slice_state;
 
-static bool slice_fits(const lks_slice_attributes *a)
-{
-    return a->outer > 0 && a->middle > 0 && a->inner > 0 && a->length > 0 && a->begin >= 0 &&
-           a->length <= a->middle && a->begin <= a->middle - a->length;
-}
-
 static lks_status slice_create(void **state, const lks_kernel_spec *spec, bool scatter)
 {
-    const lks_slice_attributes *a = spec->attributes;
-    LKS_TRY(lks_cpu_expect_types(spec, "x", "x"));
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    if (!slice_fits(a))
-        return lks_cpu_refuse(spec, "range [%lld, +%lld) of a middle axis of %lld",
-                              (long long)a->begin, (long long)a->length, (long long)a->middle);
-    if (spec->inputs[0].dtype != spec->outputs[0].dtype)
-        return lks_cpu_refuse(spec, "x and y differ in type");
-    int64_t part = a->outer * a->length * a->inner, whole = a->outer * a->middle * a->inner;
-    LKS_TRY(lks_cpu_expect_elements(spec, "x", &spec->inputs[0], scatter ? part : whole));
-    LKS_TRY(lks_cpu_expect_elements(spec, "y", &spec->outputs[0], scatter ? whole : part));
+    lks_slice_sizes size;
+    LKS_TRY(scatter ? lks_shapes_expect_unslice(spec, &size)
+                    : lks_shapes_expect_slice(spec, &size));
     slice_state *s;
     LKS_TRY(LKS_NEW(&s));
-    s->outer = (size_t)a->outer;
-    s->whole = (size_t)(a->middle * a->inner);
-    s->part = (size_t)(a->length * a->inner);
-    s->offset = (size_t)(a->begin * a->inner);
+    s->outer = (size_t)size.outer;
+    s->whole = (size_t)size.whole;
+    s->part = (size_t)size.part;
+    s->offset = (size_t)size.offset;
     s->element_bytes = lks_dtype_bytes(spec->inputs[0].dtype);
     s->is_f32 = spec->inputs[0].dtype == LKS_F32;
     *state = s;

@@ -11,15 +11,12 @@ typedef struct softmax_state {
 
 static lks_status softmax_create(void **state, const lks_kernel_spec *spec)
 {
-    LKS_TRY(lks_cpu_expect_attributes(spec));
     const lks_softmax_attributes *attributes = spec->attributes;
     const lks_kernel_tensor *x = &spec->inputs[0];
-    if (x->shape.axes < (attributes->causal ? 2 : 1))
-        return lks_cpu_refuse(spec, "too few axes");
     softmax_state *s;
     LKS_TRY(LKS_NEW(&s));
-    s->width = (size_t)lks_cpu_columns(x);
-    s->rows = (size_t)lks_cpu_rows(x);
+    s->width = (size_t)lks_spec_columns(x);
+    s->rows = (size_t)lks_spec_rows(x);
     s->period = attributes->causal ? (size_t)x->shape.size[x->shape.axes - 2] : 0;
     *state = s;
     return LKS_OK;
@@ -30,8 +27,7 @@ static lks_status softmax_prepare(void **state, lks_device *device, const lks_ke
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "f", "f"));
-    LKS_TRY(lks_cpu_expect_shape(spec, "y", &spec->outputs[0], &spec->inputs[0].shape));
+    LKS_TRY(lks_shapes_expect_softmax(spec, NULL));
     return softmax_create(state, spec);
 }
 
@@ -40,9 +36,7 @@ static lks_status softmax_grad_prepare(void **state, lks_device *device,
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "ff", "f"));
-    LKS_TRY(lks_cpu_expect_shape(spec, "y", &spec->inputs[1], &spec->inputs[0].shape));
-    LKS_TRY(lks_cpu_expect_shape(spec, "dx", &spec->outputs[0], &spec->inputs[0].shape));
+    LKS_TRY(lks_shapes_expect_softmax_grad(spec, NULL));
     return softmax_create(state, spec);
 }
 

@@ -12,11 +12,10 @@ typedef struct squared_error_state {
 static lks_status squared_error_create(void **state, const lks_kernel_spec *spec)
 {
     const lks_kernel_tensor *prediction = &spec->inputs[0];
-    LKS_TRY(lks_cpu_expect_shape(spec, "target", &spec->inputs[1], &prediction->shape));
     squared_error_state *s;
     LKS_TRY(LKS_NEW(&s));
-    s->rows = (size_t)lks_cpu_rows(prediction);
-    s->width = (size_t)lks_cpu_columns(prediction);
+    s->rows = (size_t)lks_spec_rows(prediction);
+    s->width = (size_t)lks_spec_columns(prediction);
     *state = s;
     return LKS_OK;
 }
@@ -26,8 +25,7 @@ static lks_status squared_error_prepare(void **state, lks_device *device,
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "ff", "d"));
-    LKS_TRY(lks_cpu_expect_elements(spec, "stats", &spec->outputs[0], 3));
+    LKS_TRY(lks_shapes_expect_squared_error(spec, NULL));
     return squared_error_create(state, spec);
 }
 
@@ -36,8 +34,7 @@ static lks_status squared_error_grad_prepare(void **state, lks_device *device,
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "ff", "f"));
-    LKS_TRY(lks_cpu_expect_shape(spec, "dprediction", &spec->outputs[0], &spec->inputs[0].shape));
+    LKS_TRY(lks_shapes_expect_squared_error_grad(spec, NULL));
     return squared_error_create(state, spec);
 }
 

@@ -11,13 +11,9 @@ typedef struct unary_state {
 
 static lks_status unary_create(void **state, const lks_kernel_spec *spec)
 {
-    LKS_TRY(lks_cpu_expect_attributes(spec));
-    const lks_unary_attributes *attributes = spec->attributes;
-    if (attributes->function > LKS_UNARY_AFFINE)
-        return lks_cpu_refuse(spec, "unknown function %d", (int)attributes->function);
     unary_state *s;
     LKS_TRY(LKS_NEW(&s));
-    s->attributes = *attributes;
+    s->attributes = *(const lks_unary_attributes *)spec->attributes;
     s->count = lks_shape_elements(&spec->inputs[0].shape);
     *state = s;
     return LKS_OK;
@@ -28,8 +24,7 @@ static lks_status unary_prepare(void **state, lks_device *device, const lks_kern
 {
     (void)device;
     *workspace = 0;
-    LKS_TRY(lks_cpu_expect_types(spec, "f", "f"));
-    LKS_TRY(lks_cpu_expect_shape(spec, "y", &spec->outputs[0], &spec->inputs[0].shape));
+    LKS_TRY(lks_shapes_expect_unary(spec, NULL));
     return unary_create(state, spec);
 }
 
@@ -38,11 +33,7 @@ static lks_status unary_grad_prepare(void **state, lks_device *device, const lks
 {
     (void)device;
     *workspace = 0;
-    const lks_shape *shape = &spec->inputs[0].shape;
-    LKS_TRY(lks_cpu_expect_types(spec, "fff", "f"));
-    LKS_TRY(lks_cpu_expect_shape(spec, "x", &spec->inputs[1], shape));
-    LKS_TRY(lks_cpu_expect_shape(spec, "y", &spec->inputs[2], shape));
-    LKS_TRY(lks_cpu_expect_shape(spec, "dx", &spec->outputs[0], shape));
+    LKS_TRY(lks_shapes_expect_unary_grad(spec, NULL));
     return unary_create(state, spec);
 }
 

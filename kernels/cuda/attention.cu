@@ -2,39 +2,33 @@
  * (Milakov and Gimelshein 2018); key blocks beyond the diagonal are left out. */
 #include "kernels/cuda/attention.cuh"
 
-lks_status lks_attention_describe(const lks_kernel_spec *spec, const lks_kernel_tensor *y,
-                                  const lks_kernel_tensor *lse, lks_attention_shape *out)
+#include <type_traits>
+
+lks_status lks_attention_describe(const lks_kernel_spec *spec, lks_attention_shape *out)
 {
-    LKS_TRY(lks_cuda_expect_attributes(spec));
     const lks_attention_attributes *with =
         static_cast<const lks_attention_attributes *>(spec->attributes);
     const lks_shape *shape = &spec->inputs[0].shape;
-    if (with->heads < 1 || with->kv_heads < 1 || with->heads % with->kv_heads != 0 ||
-        !(with->scale > 0) || !(with->dropout >= 0 && with->dropout < 1))
-        return lks_cuda_refuse(spec, "heads %d, kv_heads %d, scale %g, dropout %g", with->heads,
-                               with->kv_heads, (double)with->scale, (double)with->dropout);
     if (with->width < 8 || with->width % 8 != 0 || with->width > LKS_ATTENTION_WIDTH_MAX)
-        return lks_cuda_refuse(spec, "heads are %d wide; a multiple of 8 up to %d is wanted",
+        return lks_spec_refuse(spec, "heads are %d wide; a multiple of 8 up to %d is wanted",
                                with->width, (int)LKS_ATTENTION_WIDTH_MAX);
-    int64_t stride = (int64_t)(with->heads + 2 * with->kv_heads) * with->width;
-    if (shape->axes != 3 || shape->size[2] != stride || shape->size[1] > INT32_MAX / 2)
-        return lks_cuda_refuse(spec, "qkv must be B x T x %lld", (long long)stride);
+    if (shape->size[1] > INT32_MAX / 2)
+        return lks_spec_refuse(spec, "at most %d tokens", INT32_MAX / 2);
     if (shape->size[0] > 65535 || with->heads > 65535)
-        return lks_cuda_refuse(spec, "at most 65535 samples and heads");
-    int64_t tokens = shape->size[0] * shape->size[1];
-    LKS_TRY(lks_cuda_expect_elements(spec, "y", y, tokens * with->heads * with->width));
-    LKS_TRY(lks_cuda_expect_elements(spec, "lse", lse, tokens * with->heads));
-    *out = {(int)shape->size[0],
-            (int)shape->size[1],
-            with->heads,
-            with->kv_heads,
-            with->width,
-            stride,
-            with->scale,
-            with->causal,
-            with->dropout,
-            0,
-            nullptr};
+        return lks_spec_refuse(spec, "at most 65535 samples and heads");
+    *out = {};
+    out->samples = (int)shape->size[0];
+    out->length = (int)shape->size[1];
+    out->heads = with->heads;
+    out->kv_heads = with->kv_heads;
+    out->width = with->width;
+    out->stride = shape->size[2];
+    out->scale = with->scale;
+    out->exponent = with->scale * LKS_LOG2_E;
+    out->causal = with->causal;
+    out->rate = with->dropout;
+    out->kept = 1.0f / (1.0f - with->dropout);
+    out->dropped = (uint32_t)ceilf(with->dropout * 0x1p24f) << 8;
     return LKS_OK;
 }
 
@@ -57,11 +51,12 @@ struct attention_state {
 
 /* --- bf16 ------------------------------------------------------------------------------ */
 
-/* As many queries to a warp (16 TILES) and keys to a stage as the registers hold. */
+/* As many queries to a warp (16 TILES) and keys to a stage as the registers hold; the queries too where they do. */
 template <int Width, bool Drop> struct attention_plan {
     static constexpr int WIDTH = Width, DROP = Drop, STEP = lks_tile<Width>::STEP;
-    static constexpr int TILES = Width <= 96 ? 2 : 1, ROWS = 64 * TILES;
+    static constexpr int TILES = Width <= 96 || !Drop ? 2 : 1, ROWS = 64 * TILES;
     static constexpr int KEYS = Width <= 64 && !Drop ? 64 : 32;
+    static constexpr bool HOLD = Width <= 64;
     static constexpr int SHARED_BYTES = (ROWS + 4 * KEYS) * STEP * (int)sizeof(lks_bf16);
 };
 
@@ -72,16 +67,21 @@ template <typename P> struct attention_warp {
     float y[P::TILES][P::WIDTH / 8][4];
 };
 
+/* Whether neither the causal mask nor the end of the keys cuts into a stage. */
+template <typename P>
+static __device__ __forceinline__ bool is_whole(const lks_attention_shape &shape, int first_query,
+                                                int first_key)
+{
+    return first_key + P::KEYS <= shape.length &&
+           !(shape.causal && first_key + P::KEYS - 1 > first_query);
+}
+
 template <typename P>
 static __device__ __forceinline__ void mask_scores(const lks_attention_shape &shape,
                                                    int first_query, int first_key,
                                                    float (&s)[P::TILES][P::KEYS / 8][4])
 {
     int lane = (int)threadIdx.x % 32;
-    bool whole = first_key + P::KEYS <= shape.length &&
-                 !(shape.causal && first_key + P::KEYS - 1 > first_query);
-    if (whole)
-        return;
 #pragma unroll
     for (int t = 0; t < P::TILES; ++t)
 #pragma unroll
@@ -134,33 +134,40 @@ static __device__ __forceinline__ void drop_scores(const lks_attention_shape &sh
                                                    int first_query, int first_key,
                                                    float (&s)[P::TILES][P::KEYS / 8][4])
 {
-    int lane = (int)threadIdx.x % 32;
     uint64_t position = shape.positions[blockIdx.z];
 #pragma unroll
     for (int t = 0; t < P::TILES; ++t)
 #pragma unroll
-        for (int n = 0; n < P::KEYS / 8; ++n)
+        for (int n = 0; n < P::KEYS / 8; ++n) {
+            float factor[4];
+            lks_attention_factors<false>(shape, position, (int)blockIdx.y, first_query + t * 16,
+                                         first_key + n * 8, factor);
 #pragma unroll
             for (int e = 0; e < 4; ++e)
-                s[t][n][e] *= lks_attention_factor(shape, position, (int)blockIdx.y,
-                                                   first_query + t * 16 + e / 2 * 8 + lane / 4,
-                                                   first_key + n * 8 + lane % 4 * 2 + e % 2);
+                s[t][n][e] *= factor[e];
+        }
 }
 
 template <typename P>
-static __device__ __forceinline__ void attend(const lks_attention_shape &shape, int first_key,
-                                              const lks_bf16 *queries, const lks_bf16 *keys,
-                                              const lks_bf16 *values, attention_warp<P> &warp)
+using attention_queries = std::conditional_t<P::HOLD, lks_tile_held<P::WIDTH, P::TILES>,
+                                             lks_tile_lying<P::WIDTH, P::TILES>>;
+
+template <typename P, bool Whole>
+static __device__ __forceinline__ void
+attend(const lks_attention_shape &shape, int first_key, const attention_queries<P> &queries,
+       const lks_bf16 *keys, const lks_bf16 *values, attention_warp<P> &warp)
 {
+    int lane = lks_lane();
     float s[P::TILES][P::KEYS / 8][4] = {};
     uint32_t p[P::TILES][P::KEYS / 16][4];
-    lks_tile_product<P::WIDTH>(s, queries, keys);
-    mask_scores<P>(shape, warp.first, first_key, s);
-    online_softmax<P>(shape.scale * LKS_LOG2_E, warp, s);
+    lks_tile_product<P::WIDTH>(s, queries, keys, lane);
+    if constexpr (!Whole)
+        mask_scores<P>(shape, warp.first, first_key, s);
+    online_softmax<P>(shape.exponent, warp, s);
     if constexpr (P::DROP)
         drop_scores<P>(shape, warp.first, first_key, s);
     lks_tile_pack(s, p);
-    lks_tile_multiply<P::WIDTH>(warp.y, p, values);
+    lks_tile_multiply<P::WIDTH>(warp.y, p, values, lane);
 }
 
 /* The sums over a query's four threads; y's factors, and lse. */
@@ -186,7 +193,7 @@ static __device__ __forceinline__ void finish(const attention_arguments<lks_bf16
 
 /* Blocks: x: of queries, the last (which see the most keys) first; y: head; z: sample. */
 template <typename P>
-static __global__ void __launch_bounds__(LKS_ATTENTION_THREADS)
+static __global__ void __launch_bounds__(LKS_ATTENTION_THREADS, 2)
     attention_tiles(attention_arguments<lks_bf16> with)
 {
     constexpr int STEP = P::STEP;
@@ -195,16 +202,18 @@ static __global__ void __launch_bounds__(LKS_ATTENTION_THREADS)
     int head = (int)blockIdx.y, sample = (int)blockIdx.z;
     int first = (int)(gridDim.x - 1 - blockIdx.x) * P::ROWS;
     int end = shape.causal ? min(shape.length, first + P::ROWS) : shape.length;
-    const lks_bf16 *keys =
-        with.qkv + lks_key_at(shape, sample, head / (shape.heads / shape.kv_heads));
+    int step = (int)shape.stride;
+    const lks_bf16 *keys = lks_tile_place<P::WIDTH>(
+        with.qkv + lks_key_at(shape, sample, head / (shape.heads / shape.kv_heads)), step, 0);
     const lks_bf16 *values = keys + shape.kv_heads * shape.width;
     lks_bf16 *query_tile = shared, *key_tiles = shared + P::ROWS * STEP;
     lks_bf16 *value_tiles = key_tiles + 2 * P::KEYS * STEP;
-    lks_tile_load<P::WIDTH, P::ROWS>(query_tile, with.qkv + lks_query_at(shape, sample, head),
-                                     shape.stride, first, shape.length, shape.width);
-    lks_tile_load<P::WIDTH, P::KEYS>(key_tiles, keys, shape.stride, 0, shape.length, shape.width);
-    lks_tile_load<P::WIDTH, P::KEYS>(value_tiles, values, shape.stride, 0, shape.length,
-                                     shape.width);
+    lks_tile_load<P::WIDTH, P::ROWS>(
+        query_tile,
+        lks_tile_place<P::WIDTH>(with.qkv + lks_query_at(shape, sample, head), step, first), step,
+        shape.length - first, shape.width);
+    lks_tile_load<P::WIDTH, P::KEYS>(key_tiles, keys, step, shape.length, shape.width);
+    lks_tile_load<P::WIDTH, P::KEYS>(value_tiles, values, step, shape.length, shape.width);
     lks_copy_commit();
     attention_warp<P> warp;
     int row = (int)threadIdx.x / 32 * 16 * P::TILES;
@@ -219,21 +228,26 @@ static __global__ void __launch_bounds__(LKS_ATTENTION_THREADS)
             } else {
                 warp.y[t][(i - 2) / 4][(i - 2) % 4] = 0;
             }
+    lks_copy_wait<0>();
+    __syncthreads();
+    const attention_queries<P> queries(query_tile + row * STEP);
     for (int key = 0, turn = 0; key < end; key += P::KEYS, turn ^= 1) {
         lks_copy_wait<0>();
         __syncthreads();
         if (key + P::KEYS < end) {
-            int next = (turn ^ 1) * P::KEYS * STEP;
-            lks_tile_load<P::WIDTH, P::KEYS>(key_tiles + next, keys, shape.stride, key + P::KEYS,
-                                             shape.length, shape.width);
-            lks_tile_load<P::WIDTH, P::KEYS>(value_tiles + next, values, shape.stride,
-                                             key + P::KEYS, shape.length, shape.width);
+            int next = (turn ^ 1) * P::KEYS * STEP, left = shape.length - key - P::KEYS;
+            keys += (int64_t)P::KEYS * step;
+            values += (int64_t)P::KEYS * step;
+            lks_tile_load<P::WIDTH, P::KEYS>(key_tiles + next, keys, step, left, shape.width);
+            lks_tile_load<P::WIDTH, P::KEYS>(value_tiles + next, values, step, left, shape.width);
             lks_copy_commit();
         }
-        if (shape.causal && key > warp.first + 16 * P::TILES - 1)
-            continue;
-        attend<P>(shape, key, query_tile + row * STEP, key_tiles + turn * P::KEYS * STEP,
-                  value_tiles + turn * P::KEYS * STEP, warp);
+        const lks_bf16 *key_tile = key_tiles + turn * P::KEYS * STEP;
+        const lks_bf16 *value_tile = value_tiles + turn * P::KEYS * STEP;
+        if (!P::DROP && is_whole<P>(shape, warp.first, key))
+            attend<P, true>(shape, key, queries, key_tile, value_tile, warp);
+        else if (!shape.causal || key <= warp.first + 16 * P::TILES - 1)
+            attend<P, false>(shape, key, queries, key_tile, value_tile, warp);
     }
     float factor[P::TILES][2];
     finish<P>(with, warp, factor);
@@ -467,8 +481,8 @@ lks_status attention_prepare(void **out, lks_device *device, const lks_kernel_sp
     lks_attention_shape shape;
     attention_state *state;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "t", "tF", &type));
-    LKS_TRY(lks_attention_describe(spec, &spec->outputs[0], &spec->outputs[1], &shape));
+    LKS_TRY(lks_shapes_expect_attention(spec, &type));
+    LKS_TRY(lks_attention_describe(spec, &shape));
     LKS_TRY(type == LKS_BF16 ? allow<lks_bf16>(&shape) : allow<float>(&shape));
     LKS_TRY(LKS_NEW(&state));
     *state = {lks_cuda_of(device), shape,

@@ -15,17 +15,17 @@ enum { LKS_ATTENTION_WIDTH_MAX = 128 };
 
 struct lks_attention_shape {
     int samples, length, heads, kv_heads, width;
-    int64_t stride; /* elements from token to token in qkv */
-    float scale;
+    int64_t stride;        /* elements from token to token in qkv */
+    float scale, exponent; /* exponent: scale log2(e) */
     bool causal;
-    float rate;
-    uint64_t key; /* of the dropout's random stream */
+    float rate, kept; /* of the dropout, and what is kept is multiplied with */
+    uint32_t dropped; /* random words below this are dropped */
+    uint64_t key;     /* of the dropout's random stream */
     const uint64_t *positions;
 };
 
-/* Checks what attention and attention_grad have in common and fills in what is known then. */
-lks_status lks_attention_describe(const lks_kernel_spec *spec, const lks_kernel_tensor *y,
-                                  const lks_kernel_tensor *lse,
+/* Of a spec that lks_shapes_expect_attention or _grad took: what is known then, within what these kernels can do. */
+lks_status lks_attention_describe(const lks_kernel_spec *spec,
                                   lks_attention_shape *out) LKS_MUST_CHECK;
 
 /* With what the run brings along. */
@@ -63,7 +63,12 @@ static __device__ __forceinline__ int64_t lks_result_at(const lks_attention_shap
     return ((int64_t)sample * shape.length * shape.heads + head) * shape.width;
 }
 
-/* What dropout multiplies the probability of (head, query, key) with. */
+/* What dropout multiplies a probability with. */
+static __device__ __forceinline__ float lks_attention_kept(const lks_attention_shape &shape,
+                                                           uint32_t word)
+{
+    return word >= shape.dropped ? shape.kept : 0.0f;
+}
 static __device__ __forceinline__ float lks_attention_factor(const lks_attention_shape &shape,
                                                              uint64_t position, int head, int query,
                                                              int key)
@@ -74,8 +79,61 @@ static __device__ __forceinline__ float lks_attention_factor(const lks_attention
     lks_rng_block words = lks_rng_words(shape.key, position, element / 4);
     uint32_t low = element & 1 ? words.word[1] : words.word[0];
     uint32_t high = element & 1 ? words.word[3] : words.word[2];
-    float kept = lks_rng_uniform(element & 2 ? high : low);
-    return kept >= shape.rate ? 1.0f / (1.0f - shape.rate) : 0.0f;
+    return lks_attention_kept(shape, element & 2 ? high : low);
+}
+
+/* Lanes that differ in `bit` exchange: the one that has it gives a for the other's b. */
+static __device__ __forceinline__ void lks_exchange(int lane, int bit, uint32_t &a, uint32_t &b)
+{
+    bool upper = lane & bit;
+    uint32_t got = __shfl_xor_sync(0xffffffffu, upper ? a : b, bit);
+    if (upper)
+        a = got;
+    else
+        b = got;
+}
+
+/* Of a product's 16 x 8 elements, of which row 0 and column 0 are (query, key), or (key, query) for Keys; `key` is
+ * a multiple of 4. Where a row of keys begins with a block of random words, a lane draws one block for
+ * four elements, of which it needs one or two, and gives the others away. */
+template <bool Keys>
+static __device__ __forceinline__ void lks_attention_factors(const lks_attention_shape &shape,
+                                                             uint64_t position, int head, int query,
+                                                             int key, float (&factor)[4])
+{
+    int lane = lks_lane();
+    if (shape.length % 4 == 0) {
+        int j = Keys ? lane / 4 % 4 : lane % 2; /* whose block of the lanes that share */
+        query += Keys ? lane % 4 * 2 + j % 2 : j * 8 + lane / 4;
+        key += Keys ? j / 2 * 8 + lane / 16 * 4 : lane / 2 % 2 * 4;
+        uint64_t row = (uint64_t)head * (uint64_t)shape.length + (uint64_t)query;
+        lks_rng_block block = lks_rng_words(
+            shape.key, position, row * (uint64_t)(shape.length / 4) + (uint64_t)(key / 4));
+        uint32_t(&word)[4] = block.word;
+        if (Keys) {
+            lks_exchange(lane, 4, word[0], word[1]);
+            lks_exchange(lane, 4, word[2], word[3]);
+            lks_exchange(lane, 8, word[0], word[2]);
+            lks_exchange(lane, 8, word[1], word[3]);
+        } else {
+            lks_exchange(lane, 1, word[0], word[2]);
+            lks_exchange(lane, 1, word[1], word[3]);
+        }
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+            factor[e] = lks_attention_kept(shape, word[e]);
+        return;
+    }
+    factor[0] = factor[1] = factor[2] = factor[3] = 0;
+#pragma unroll 1
+    for (int e = 0; e < 4; ++e) {
+        int row = e / 2 * 8 + lane / 4, column = lane % 4 * 2 + e % 2;
+        float one = lks_attention_factor(shape, position, head, query + (Keys ? column : row),
+                                         key + (Keys ? row : column));
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            factor[i] = i == e ? one : factor[i];
+    }
 }
 
 /* --- Tiles of bf16 in shared memory: rows of Width + 8 elements ------------------------ */
@@ -84,40 +142,78 @@ enum { LKS_ATTENTION_THREADS = 128 }; /* four warps, each with its own rows */
 
 template <int Width> struct lks_tile {
     enum { STEP = Width + 8 };
+    /* Threads that copy one row, 8 elements each, and rows that the block copies at a time. */
+    enum { LANES = Width <= 32 ? 4 : Width <= 64 ? 8 : 16, TURN = LKS_ATTENTION_THREADS / LANES };
 };
 
-/* Starts the copy of rows [first, first + Rows) of a matrix, zeros beyond `length` and beyond `width`. */
-template <int Width, int Rows>
-static __device__ __forceinline__ void lks_tile_load(lks_bf16 *tile, const lks_bf16 *from,
-                                                     int64_t step, int first, int length, int width)
+/* Where the thread's part of row `first` and those after it begins. */
+template <int Width>
+static __device__ __forceinline__ const lks_bf16 *lks_tile_place(const lks_bf16 *matrix, int step,
+                                                                 int first)
 {
-    constexpr int CHUNKS = Width / 8;
-    static_assert(Rows * CHUNKS % LKS_ATTENTION_THREADS == 0, "all threads copy as much");
-#pragma unroll
-    for (int i = 0; i < Rows * CHUNKS / LKS_ATTENTION_THREADS; ++i) {
-        int chunk = i * LKS_ATTENTION_THREADS + (int)threadIdx.x;
-        int row = chunk / CHUNKS, column = chunk % CHUNKS * 8;
-        bool valid = first + row < length && column < width;
-        lks_copy16(tile + row * lks_tile<Width>::STEP + column,
-                   valid ? from + (first + row) * step + column : from, valid);
-    }
+    int thread = (int)threadIdx.x, row = first + thread / lks_tile<Width>::LANES;
+    return matrix + (int64_t)row * step + thread % lks_tile<Width>::LANES * 8;
 }
 
-/* d += a b^T: a has 16 Tiles rows, b 8 Columns rows, both 16 Depth wide. */
-template <int Width, int Tiles, int Columns>
+/* Starts the copy of Rows rows from the thread's place, zeros beyond the `left` that there are and beyond `width`. */
+template <int Width, int Rows>
+static __device__ __forceinline__ void lks_tile_load(lks_bf16 *tile, const lks_bf16 *place,
+                                                     int step, int left, int width)
+{
+    typedef lks_tile<Width> shape;
+    int row = (int)threadIdx.x / shape::LANES, column = (int)threadIdx.x % shape::LANES * 8;
+    if (shape::LANES * 8 > Width && column >= Width)
+        return;
+#pragma unroll
+    for (int i = 0; i < Rows; i += shape::TURN)
+        if (Rows % shape::TURN == 0 || row + i < Rows)
+            lks_copy16(tile + (row + i) * shape::STEP + column, place + (int64_t)i * step,
+                       row + i < left && column < width);
+}
+
+/* The left side of products, 16 Tiles rows of a tile: in shared memory, or held in registers. */
+template <int Width, int Tiles> struct lks_tile_lying {
+    const lks_bf16 *at;
+
+    __device__ __forceinline__ explicit lks_tile_lying(const lks_bf16 *tile) : at(tile) {}
+    __device__ __forceinline__ void fetch(uint32_t (&left)[Tiles][4], int k, int lane) const
+    {
+#pragma unroll
+        for (int t = 0; t < Tiles; ++t)
+            lks_load_matrices(left[t], at + (t * 16 + lane % 16) * lks_tile<Width>::STEP + k * 16 +
+                                           lane / 16 * 8);
+    }
+};
+template <int Width, int Tiles> struct lks_tile_held {
+    uint32_t rows[Width / 16][Tiles][4];
+
+    __device__ __forceinline__ explicit lks_tile_held(const lks_bf16 *tile)
+    {
+        lks_tile_lying<Width, Tiles> lying(tile);
+        int lane = lks_lane();
+#pragma unroll
+        for (int k = 0; k < Width / 16; ++k)
+            lying.fetch(rows[k], k, lane);
+    }
+    __device__ __forceinline__ void fetch(uint32_t (&left)[Tiles][4], int k, int) const
+    {
+#pragma unroll
+        for (int i = 0; i < Tiles * 4; ++i)
+            left[i / 4][i % 4] = rows[k][i / 4][i % 4];
+    }
+};
+
+/* d += a b^T: a has 16 Tiles rows, b 8 Columns rows. */
+template <int Width, int Tiles, int Columns, typename Left>
 static __device__ __forceinline__ void lks_tile_product(float (&d)[Tiles][Columns][4],
-                                                        const lks_bf16 *a, const lks_bf16 *b)
+                                                        const Left &a, const lks_bf16 *b, int lane)
 {
     constexpr int STEP = lks_tile<Width>::STEP;
-    int lane = (int)threadIdx.x % 32;
-    a += lane % 16 * STEP + lane / 16 * 8;
     b += (lane / 16 * 8 + lane % 8) * STEP + lane / 8 % 2 * 8;
 #pragma unroll
     for (int k = 0; k < Width / 16; ++k) {
         uint32_t left[Tiles][4];
-#pragma unroll
-        for (int t = 0; t < Tiles; ++t)
-            lks_load_matrices(left[t], a + t * 16 * STEP + k * 16);
+        a.fetch(left, k, lane);
 #pragma unroll
         for (int n = 0; n < Columns / 2; ++n) {
             uint32_t right[4];
@@ -135,10 +231,9 @@ static __device__ __forceinline__ void lks_tile_product(float (&d)[Tiles][Column
 template <int Width, int Tiles, int Depth>
 static __device__ __forceinline__ void lks_tile_multiply(float (&d)[Tiles][Width / 8][4],
                                                          const uint32_t (&a)[Tiles][Depth][4],
-                                                         const lks_bf16 *b)
+                                                         const lks_bf16 *b, int lane)
 {
     constexpr int STEP = lks_tile<Width>::STEP;
-    int lane = (int)threadIdx.x % 32;
     b += lane % 16 * STEP + lane / 16 * 8;
 #pragma unroll
     for (int k = 0; k < Depth; ++k)

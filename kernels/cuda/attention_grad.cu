@@ -1,12 +1,15 @@
 /* attention_grad in three kernels: delta = sum(y dy) of each query, then one over blocks of keys for dK and dV, one over
  * blocks of queries for dQ. Each computes the probabilities again from lse; what one block of threads owns it
- * alone adds up, in one order.
+ * alone adds up, in one order. One kernel for all three would have two products fewer of seven, but dQ's parts, one
+ * for each block of keys, would lie in memory until they are added in order: as many as there are blocks.
  *
  * The two are one body. With (own0, own1) = (K, V), (other0, other1) = (Q, dY) for keys, the other way round for
  * queries, scores are own0 other0^T and the probabilities' gradients own1 other1^T; with P' the dropped probabilities
  * and S = P (f dP - delta): dV = P' other1, and dK, dQ = scale S other0.
  */
 #include "kernels/cuda/attention.cuh"
+
+#include <type_traits>
 
 namespace
 {
@@ -15,7 +18,7 @@ template <typename T> struct grad_arguments {
     lks_attention_shape shape;
     const T *qkv, *y, *dy;
     const float *lse;
-    float *delta; /* [samples, heads, length] */
+    float *scores, *slopes; /* [samples, heads, length]: -lse log2(e) and -delta */
     T *dqkv;
     bool accumulate;
 };
@@ -31,33 +34,33 @@ struct grad_state {
 
 enum { DELTA_THREADS = 256 };
 
-/* A group of lanes, 16 bytes each, to the longest vector of a head. */
-template <typename T> struct delta_group {
-    enum { LANES = (int)LKS_ATTENTION_WIDTH_MAX / (int)lks_vector<T>::SIZE };
-};
-
+/* Blocks: x: of queries; y: head; z: sample. A query has 2^bits lanes with 16 bytes each. */
 template <typename T>
-static __global__ void __launch_bounds__(DELTA_THREADS) attention_delta(grad_arguments<T> with)
+static __global__ void __launch_bounds__(DELTA_THREADS)
+    attention_delta(grad_arguments<T> with, int bits)
 {
-    constexpr int LANES = delta_group<T>::LANES, SIZE = lks_vector<T>::SIZE;
+    constexpr int SIZE = lks_vector<T>::SIZE;
     const lks_attention_shape &shape = with.shape;
-    int64_t item = ((int64_t)blockIdx.x * DELTA_THREADS + threadIdx.x) / LANES; /* token, head */
-    int column = (int)threadIdx.x % LANES * SIZE;
-    bool inside = item < (int64_t)shape.samples * shape.length * shape.heads;
+    int head = (int)blockIdx.y, sample = (int)blockIdx.z, lanes = 1 << bits;
+    int lane = (int)threadIdx.x & (lanes - 1);
+    int query = (int)blockIdx.x * (DELTA_THREADS >> bits) + ((int)threadIdx.x >> bits);
+    int column = lane * SIZE;
     float sum = 0;
-    if (inside && column < shape.width) {
-        int64_t at = item * shape.width + column;
+    if (query < shape.length && column < shape.width) {
+        int64_t at = lks_result_at(shape, sample, head) +
+                     (int64_t)query * (shape.heads * shape.width) + column;
         lks_vector<T> y = lks_vector<T>::load(with.y + at), dy = lks_vector<T>::load(with.dy + at);
 #pragma unroll
         for (int i = 0; i < SIZE; ++i)
             sum += y[i] * dy[i];
     }
-    for (int offset = LANES / 2; offset > 0; offset /= 2)
+    for (int offset = lanes / 2; offset > 0; offset /= 2)
         sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-    int64_t token = item / shape.heads, head = item % shape.heads;
-    int64_t sample = token / shape.length;
-    if (inside && column == 0)
-        with.delta[(sample * shape.heads + head) * shape.length + token % shape.length] = sum;
+    if (query < shape.length && lane == 0) {
+        int64_t at = ((int64_t)sample * shape.heads + head) * shape.length + query;
+        with.scores[at] = -LKS_LOG2_E * with.lse[at];
+        with.slopes[at] = -sum;
+    }
 }
 
 /* --- What a block owns, and what it goes over --------------------------------------------- */
@@ -65,7 +68,7 @@ static __global__ void __launch_bounds__(DELTA_THREADS) attention_delta(grad_arg
 /* Blocks: x: of rows; y: query head, or key-value head; z: sample. */
 template <typename T, bool Keys> struct grad_sides {
     const T *own0, *own1;
-    int64_t own_step0, own_step1;
+    int own_step0, own_step1;
 };
 
 template <typename T, bool Keys>
@@ -75,11 +78,11 @@ static __device__ __forceinline__ grad_sides<T, Keys> own_sides(const grad_argum
     int sample = (int)blockIdx.z, head = (int)blockIdx.y;
     if (Keys) {
         const T *keys = with.qkv + lks_key_at(shape, sample, head);
-        return {keys, keys + shape.kv_heads * shape.width, shape.stride, shape.stride};
+        return {keys, keys + shape.kv_heads * shape.width, (int)shape.stride, (int)shape.stride};
     }
     return {with.qkv + lks_query_at(shape, sample, head),
-            with.dy + lks_result_at(shape, sample, head), shape.stride,
-            (int64_t)shape.heads * shape.width};
+            with.dy + lks_result_at(shape, sample, head), (int)shape.stride,
+            shape.heads * shape.width};
 }
 
 /* The other side, a stage at a time: for keys the queries of each of the group's heads, from the first that sees a
@@ -127,38 +130,37 @@ static __device__ __forceinline__ grad_sides<T, Keys> other_sides(const grad_arg
     int sample = (int)blockIdx.z;
     if (!Keys) {
         const T *keys = with.qkv + lks_key_at(shape, sample, step.group);
-        return {keys, keys + shape.kv_heads * shape.width, shape.stride, shape.stride};
+        return {keys, keys + shape.kv_heads * shape.width, (int)shape.stride, (int)shape.stride};
     }
     return {with.qkv + lks_query_at(shape, sample, step.head),
-            with.dy + lks_result_at(shape, sample, step.head), shape.stride,
-            (int64_t)shape.heads * shape.width};
+            with.dy + lks_result_at(shape, sample, step.head), (int)shape.stride,
+            shape.heads * shape.width};
 }
 
-/* What the sums of a query's products begin with: -lse / scale, so that probabilities are their exponentials, and
- * -delta. A query that is not there has no probabilities. */
+/* What is added to a query's scores before exp2, and to its dP. Nothing comes of a query that is not there: its Q and
+ * its dY are zeros. */
 struct grad_query {
     float score, slope;
 };
 
+/* Where those of a head's queries begin. */
 template <typename T>
-static __device__ __forceinline__ grad_query query_of(const grad_arguments<T> &with, int head,
-                                                      int query)
+static __device__ __forceinline__ int64_t queries_at(const grad_arguments<T> &with, int head)
 {
-    if (query >= with.shape.length)
-        return {-INFINITY, 0};
-    int64_t at = ((int64_t)blockIdx.z * with.shape.heads + head) * with.shape.length + query;
-    return {-with.lse[at] / with.shape.scale, -with.delta[at]};
+    return ((int64_t)blockIdx.z * with.shape.heads + head) * with.shape.length;
 }
 
 /* --- bf16 ------------------------------------------------------------------------------ */
 
-/* A warp owns 16 TILES rows; a stage of other rows is taken in parts of COLUMNS: as many as the registers hold. */
+/* A warp owns 16 TILES rows, in registers where there is room; the other side comes STAGE rows at a time. */
 template <int Width, bool Keys, bool Drop> struct grad_plan {
     static constexpr int WIDTH = Width, KEYS = Keys, DROP = Drop, STEP = lks_tile<Width>::STEP;
     static constexpr int TILES = Width <= 64 ? 2 : 1, ROWS = 64 * TILES;
-    static constexpr int STAGE = Width <= 64 ? 64 : 32, COLUMNS = Keys && Drop ? 16 : 32;
-    static constexpr int TILE_BYTES = (2 * ROWS + 4 * STAGE) * STEP * (int)sizeof(lks_bf16);
-    static constexpr int SHARED_BYTES = TILE_BYTES + (Keys ? 4 * STAGE * (int)sizeof(float) : 0);
+    static constexpr int STAGE = Keys && Drop ? 16 : 32, STAGES = Width <= 64 ? 3 : 2;
+    static constexpr bool HOLD = !Keys || Width == 32 || Width == 96;
+    static constexpr int TILE_BYTES = 2 * (ROWS + STAGES * STAGE) * STEP * (int)sizeof(lks_bf16);
+    static constexpr int SHARED_BYTES =
+        TILE_BYTES + (Keys ? 2 * STAGES * STAGE * (int)sizeof(float) : 0);
 };
 
 /* A warp's sums, and (for queries) what it knows of its rows. */
@@ -169,36 +171,43 @@ template <typename P> struct grad_warp {
     grad_query query[P::KEYS ? 1 : P::TILES][2];
 };
 
-/* Of one part: shared memory of the other side. */
-struct grad_part {
+/* The warp's own rows. */
+template <typename P> struct grad_own {
+    typedef std::conditional_t<P::HOLD, lks_tile_held<P::WIDTH, P::TILES>,
+                               lks_tile_lying<P::WIDTH, P::TILES>>
+        side;
+    side rows0, rows1;
+};
+
+/* One stage of the other side, in shared memory. */
+struct grad_stage {
     const lks_bf16 *other0, *other1;
     const float *scores, *slopes; /* grad_query of its queries, for keys */
     int first;
 };
 
-/* Whether the causal mask or the end of the keys cuts into the part. */
+/* Whether neither the causal mask nor the end of the sequence cuts into a stage. */
 template <typename P>
 static __device__ __forceinline__ bool is_whole(const lks_attention_shape &shape, int own_first,
                                                 int other_first)
 {
-    if (P::KEYS)
-        return !shape.causal || other_first >= own_first + 16 * P::TILES - 1;
-    return other_first + P::COLUMNS <= shape.length &&
-           !(shape.causal && other_first + P::COLUMNS - 1 > own_first);
+    bool seen = P::KEYS ? other_first >= own_first + 16 * P::TILES - 1
+                        : other_first + P::STAGE - 1 <= own_first;
+    return other_first + P::STAGE <= shape.length && (seen || !shape.causal);
 }
 
 template <typename P>
 static __device__ __forceinline__ grad_query query_at(const grad_warp<P> &warp,
-                                                      const grad_part &part, int t, int half,
+                                                      const grad_stage &stage, int t, int half,
                                                       int column)
 {
     if constexpr (P::KEYS)
-        return {part.scores[column], part.slopes[column]};
+        return {stage.scores[column], stage.slopes[column]};
     else
         return warp.query[t][half];
 }
 
-/* The element's place in the block of rows and the part of columns. */
+/* The element's place in the warp's rows and the stage's columns. */
 static __device__ __forceinline__ int row_of(int t, int e)
 {
     return t * 16 + e / 2 * 8 + (int)threadIdx.x % 32 / 4;
@@ -208,180 +217,192 @@ static __device__ __forceinline__ int column_of(int n, int e)
     return n * 8 + (int)threadIdx.x % 4 * 2 + e % 2;
 }
 
-/* What the products begin with. */
+/* Leaves out what the causal mask hides, and keys beyond the end (for keys these are not stored). */
 template <typename P>
-static __device__ __forceinline__ void begin(const grad_warp<P> &warp, const grad_part &part,
-                                             float (&p)[P::TILES][P::COLUMNS / 8][4], bool scores)
+static __device__ __forceinline__ void mask(const lks_attention_shape &shape, int own_first,
+                                            int other_first, float (&p)[P::TILES][P::STAGE / 8][4])
 {
-#pragma unroll
-    for (int t = 0; t < P::TILES; ++t)
-#pragma unroll
-        for (int n = 0; n < P::COLUMNS / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                grad_query query = query_at<P>(warp, part, t, e / 2, column_of(n, e));
-                p[t][n][e] = scores ? query.score : query.slope;
-            }
-}
-
-/* Scores to probabilities. */
-template <typename P>
-static __device__ __forceinline__ void probabilities(const lks_attention_shape &shape,
-                                                     int own_first, int other_first,
-                                                     float (&p)[P::TILES][P::COLUMNS / 8][4])
-{
-    float factor = shape.scale * LKS_LOG2_E;
-    /* A key is masked when it is further on than its query; keys beyond the end are masked for queries, and not
-     * stored for keys. */
-    bool whole = is_whole<P>(shape, own_first, other_first);
     int ahead = (P::KEYS ? own_first - other_first : other_first - own_first) +
                 (P::KEYS ? 1 : -1) * (row_of(0, 0) - column_of(0, 0));
     int most = shape.causal ? 0 : INT32_MAX, left = shape.length - other_first - column_of(0, 0);
 #pragma unroll
     for (int t = 0; t < P::TILES; ++t)
 #pragma unroll
-        for (int n = 0; n < P::COLUMNS / 8; ++n)
+        for (int n = 0; n < P::STAGE / 8; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
                 int row = t * 16 + e / 2 * 8, column = n * 8 + e % 2;
-                bool masked = ahead + (P::KEYS ? row - column : column - row) > most ||
-                              (!P::KEYS && column >= left);
-                p[t][n][e] = lks_exp2(p[t][n][e] * factor);
-                if (!whole && masked)
-                    p[t][n][e] = 0;
+                if (ahead + (P::KEYS ? row - column : column - row) > most ||
+                    (!P::KEYS && column >= left))
+                    p[t][n][e] = -INFINITY;
             }
 }
 
-/* dP - delta to S = P (dP - delta). */
+/* Sums of products to probabilities. */
 template <typename P>
-static __device__ __forceinline__ void slopes(const float (&p)[P::TILES][P::COLUMNS / 8][4],
-                                              float (&s)[P::TILES][P::COLUMNS / 8][4])
+static __device__ __forceinline__ void
+probabilities(const lks_attention_shape &shape, const grad_warp<P> &warp, const grad_stage &stage,
+              float (&p)[P::TILES][P::STAGE / 8][4])
 {
 #pragma unroll
     for (int t = 0; t < P::TILES; ++t)
 #pragma unroll
-        for (int n = 0; n < P::COLUMNS / 8; ++n)
+        for (int n = 0; n < P::STAGE / 8; ++n)
 #pragma unroll
-            for (int e = 0; e < 4; ++e)
-                s[t][n][e] *= p[t][n][e];
+            for (int e = 0; e < 4; ++e) {
+                float score = query_at<P>(warp, stage, t, e / 2, column_of(n, e)).score;
+                p[t][n][e] = lks_exp2(fmaf(p[t][n][e], shape.exponent, score));
+            }
+}
+
+/* dP to S = P (dP - delta). */
+template <typename P>
+static __device__ __forceinline__ void slopes(const grad_warp<P> &warp, const grad_stage &stage,
+                                              const float (&p)[P::TILES][P::STAGE / 8][4],
+                                              float (&s)[P::TILES][P::STAGE / 8][4])
+{
+#pragma unroll
+    for (int t = 0; t < P::TILES; ++t)
+#pragma unroll
+        for (int n = 0; n < P::STAGE / 8; ++n)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                float minus_delta = query_at<P>(warp, stage, t, e / 2, column_of(n, e)).slope;
+                s[t][n][e] = p[t][n][e] * (s[t][n][e] + minus_delta);
+            }
 }
 
 /* With dropout: dP to S = P (f dP - delta), and P to P' = f P. */
 template <typename P>
 static __device__ __forceinline__ void
-dropped_slopes(const lks_attention_shape &shape, const grad_warp<P> &warp, const grad_part &part,
-               float (&p)[P::TILES][P::COLUMNS / 8][4], float (&s)[P::TILES][P::COLUMNS / 8][4])
+dropped_slopes(const lks_attention_shape &shape, const grad_warp<P> &warp, const grad_stage &stage,
+               float (&p)[P::TILES][P::STAGE / 8][4], float (&s)[P::TILES][P::STAGE / 8][4])
 {
     uint64_t position = shape.positions[blockIdx.z];
 #pragma unroll
     for (int t = 0; t < P::TILES; ++t)
 #pragma unroll
-        for (int n = 0; n < P::COLUMNS / 8; ++n)
+        for (int n = 0; n < P::STAGE / 8; ++n) {
+            float factor[4];
+            int own = warp.first + t * 16, other = stage.first + n * 8;
+            lks_attention_factors<P::KEYS>(shape, position, warp.head, P::KEYS ? other : own,
+                                           P::KEYS ? own : other, factor);
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                int own = warp.first + row_of(t, e), other = part.first + column_of(n, e);
-                float factor = lks_attention_factor(shape, position, warp.head,
-                                                    P::KEYS ? other : own, P::KEYS ? own : other);
-                float minus_delta = query_at<P>(warp, part, t, e / 2, column_of(n, e)).slope;
-                s[t][n][e] = p[t][n][e] * (factor * s[t][n][e] + minus_delta);
-                p[t][n][e] *= factor;
+                float minus_delta = query_at<P>(warp, stage, t, e / 2, column_of(n, e)).slope;
+                s[t][n][e] = p[t][n][e] * (factor[e] * s[t][n][e] + minus_delta);
+                p[t][n][e] *= factor[e];
             }
+        }
 }
 
 /* dV += P'^T dY. */
 template <typename P>
-static __device__ __forceinline__ void add_values(const float (&p)[P::TILES][P::COLUMNS / 8][4],
-                                                  const grad_part &part, grad_warp<P> &warp)
+static __device__ __forceinline__ void add_values(const float (&p)[P::TILES][P::STAGE / 8][4],
+                                                  const grad_stage &stage, grad_warp<P> &warp,
+                                                  int lane)
 {
-    uint32_t left[P::TILES][P::COLUMNS / 16][4];
+    uint32_t left[P::TILES][P::STAGE / 16][4];
     lks_tile_pack(p, left);
-    lks_tile_multiply<P::WIDTH>(warp.d1, left, part.other1);
+    lks_tile_multiply<P::WIDTH>(warp.d1, left, stage.other1, lane);
 }
 
-template <typename P>
-static __device__ __forceinline__ void part_run(const lks_attention_shape &shape,
-                                                const lks_bf16 *own0, const lks_bf16 *own1,
-                                                const grad_part &part, grad_warp<P> &warp)
+template <typename P, bool Whole>
+static __device__ __forceinline__ void stage_run(const lks_attention_shape &shape,
+                                                 const grad_stage &stage, const grad_own<P> &own,
+                                                 grad_warp<P> &warp)
 {
-    float p[P::TILES][P::COLUMNS / 8][4], s[P::TILES][P::COLUMNS / 8][4] = {};
-    uint32_t left[P::TILES][P::COLUMNS / 16][4];
-    begin<P>(warp, part, p, true);
-    lks_tile_product<P::WIDTH>(p, own0, part.other0);
-    probabilities<P>(shape, warp.first, part.first, p);
-    if constexpr (P::KEYS && !P::DROP)
-        add_values<P>(p, part, warp);
-    if constexpr (!P::DROP)
-        begin<P>(warp, part, s, false);
-    lks_tile_product<P::WIDTH>(s, own1, part.other1);
+    int lane = lks_lane();
+    float p[P::TILES][P::STAGE / 8][4] = {}, s[P::TILES][P::STAGE / 8][4] = {};
+    uint32_t left[P::TILES][P::STAGE / 16][4];
+    lks_tile_product<P::WIDTH>(p, own.rows0, stage.other0, lane);
+    if constexpr (!Whole)
+        mask<P>(shape, warp.first, stage.first, p);
+    probabilities<P>(shape, warp, stage, p);
+    lks_tile_product<P::WIDTH>(s, own.rows1, stage.other1, lane);
     if constexpr (P::DROP)
-        dropped_slopes<P>(shape, warp, part, p, s);
+        dropped_slopes<P>(shape, warp, stage, p, s);
     else
-        slopes<P>(p, s);
-    if constexpr (P::KEYS && P::DROP)
-        add_values<P>(p, part, warp);
+        slopes<P>(warp, stage, p, s);
+    if constexpr (P::KEYS)
+        add_values<P>(p, stage, warp, lane);
     lks_tile_pack(s, left);
-    lks_tile_multiply<P::WIDTH>(warp.d0, left, part.other0);
+    lks_tile_multiply<P::WIDTH>(warp.d0, left, stage.other0, lane);
 }
 
-/* Whether no key of the part is seen by a query of the part. */
+/* Whether no key of the stage is seen by a query of it. */
 template <typename P>
 static __device__ __forceinline__ bool is_masked(const lks_attention_shape &shape, int own_first,
                                                  int other_first)
 {
     if (!shape.causal)
         return false;
-    return P::KEYS ? other_first + P::COLUMNS - 1 < own_first
+    return P::KEYS ? other_first + P::STAGE - 1 < own_first
                    : other_first > own_first + 16 * P::TILES - 1;
 }
 
 template <typename P> struct grad_shared {
-    lks_bf16 *own0, *own1, *other0, *other1; /* others: two stages each */
-    float *scores, *slopes;                  /* two stages each */
+    lks_bf16 *own0, *own1, *other0, *other1; /* others: STAGES stages each */
+    float *scores, *slopes;                  /* for keys, STAGES stages each */
 };
 
 template <typename P> static __device__ __forceinline__ grad_shared<P> shared_of(lks_bf16 *shared)
 {
     lks_bf16 *other = shared + 2 * P::ROWS * P::STEP;
-    float *queries = reinterpret_cast<float *>(other + 4 * P::STAGE * P::STEP);
-    return {shared,  shared + P::ROWS * P::STEP, other, other + 2 * P::STAGE * P::STEP,
-            queries, queries + 2 * P::STAGE};
+    float *queries = reinterpret_cast<float *>(other + 2 * P::STAGES * P::STAGE * P::STEP);
+    return {shared,  shared + P::ROWS * P::STEP,    other, other + P::STAGES * P::STAGE * P::STEP,
+            queries, queries + P::STAGES * P::STAGE};
 }
 
-/* Starts the copy of a step's rows into one of the two stages. */
 template <typename P>
-static __device__ __forceinline__ void load_step(const grad_arguments<lks_bf16> &with,
-                                                 const grad_shared<P> &shared,
-                                                 const grad_step &step, int turn)
+static __device__ __forceinline__ grad_stage stage_at(const grad_shared<P> &shared, int turn,
+                                                      int first)
+{
+    int at = turn * P::STAGE;
+    return {shared.other0 + at * P::STEP, shared.other1 + at * P::STEP, shared.scores + at,
+            shared.slopes + at, first};
+}
+
+/* The other side on its way into shared memory: the thread's places, of the step that comes next. */
+struct grad_feed {
+    const lks_bf16 *from0, *from1;
+    grad_step step;
+};
+
+template <typename P>
+static __device__ __forceinline__ grad_feed feed_from(const grad_arguments<lks_bf16> &with,
+                                                      const grad_step &step)
+{
+    grad_sides<lks_bf16, P::KEYS> other = other_sides<lks_bf16, P::KEYS>(with, step);
+    return {lks_tile_place<P::WIDTH>(other.own0, other.own_step0, step.first),
+            lks_tile_place<P::WIDTH>(other.own1, other.own_step1, step.first), step};
+}
+
+/* Starts the copy of a step's rows, where there is one, into one of the stages, and moves on. */
+template <typename P>
+static __device__ __forceinline__ void
+feed_stage(const grad_arguments<lks_bf16> &with, const grad_walk &walk,
+           const grad_shared<P> &shared, int turn, grad_feed &feed)
 {
     const lks_attention_shape &shape = with.shape;
-    grad_sides<lks_bf16, P::KEYS> other = other_sides<lks_bf16, P::KEYS>(with, step);
-    int at = turn * P::STAGE * P::STEP;
-    lks_tile_load<P::WIDTH, P::STAGE>(shared.other0 + at, other.own0, other.own_step0, step.first,
-                                      shape.length, shape.width);
-    lks_tile_load<P::WIDTH, P::STAGE>(shared.other1 + at, other.own1, other.own_step1, step.first,
-                                      shape.length, shape.width);
-    lks_copy_commit();
-    if (P::KEYS && threadIdx.x < P::STAGE) {
-        grad_query query = query_of(with, step.head, step.first + (int)threadIdx.x);
-        shared.scores[turn * P::STAGE + threadIdx.x] = query.score;
-        shared.slopes[turn * P::STAGE + threadIdx.x] = query.slope;
+    int at = turn * P::STAGE, left = shape.length - feed.step.first, thread = (int)threadIdx.x;
+    int step0 = (int)shape.stride, step1 = P::KEYS ? shape.heads * shape.width : step0;
+    if (feed.step.head >= walk.heads_end)
+        return;
+    lks_tile_load<P::WIDTH, P::STAGE>(shared.other0 + at * P::STEP, feed.from0, step0, left,
+                                      shape.width);
+    lks_tile_load<P::WIDTH, P::STAGE>(shared.other1 + at * P::STEP, feed.from1, step1, left,
+                                      shape.width);
+    if (P::KEYS && thread < P::STAGE) {
+        int64_t from = queries_at(with, feed.step.head) + feed.step.first + thread;
+        lks_copy4(shared.scores + at + thread, with.scores + from, thread < left);
+        lks_copy4(shared.slopes + at + thread, with.slopes + from, thread < left);
     }
-}
-
-template <typename P>
-static __device__ __forceinline__ void step_run(const lks_attention_shape &shape,
-                                                const grad_shared<P> &shared, int row, int turn,
-                                                int first, grad_warp<P> &warp)
-{
-#pragma unroll 1
-    for (int column = 0; column < P::STAGE; column += P::COLUMNS) {
-        int at = turn * P::STAGE + column;
-        if (first + column >= shape.length || is_masked<P>(shape, warp.first, first + column))
-            continue;
-        grad_part part = {shared.other0 + at * P::STEP, shared.other1 + at * P::STEP,
-                          shared.scores + at, shared.slopes + at, first + column};
-        part_run<P>(shape, shared.own0 + row * P::STEP, shared.own1 + row * P::STEP, part, warp);
-    }
+    feed.from0 += (int64_t)P::STAGE * step0;
+    feed.from1 += (int64_t)P::STAGE * step1;
+    int head = feed.step.head;
+    if (next_step(walk, P::STAGE, feed.step) && feed.step.head != head)
+        feed = feed_from<P>(with, feed.step);
 }
 
 template <typename P>
@@ -408,44 +429,70 @@ static __device__ __forceinline__ void store_sums(const grad_arguments<lks_bf16>
     }
 }
 
-/* The blocks with the most to do come first: low keys, high queries. */
+/* What the warp knows of its rows before it begins. */
 template <typename P>
-static __global__ void __launch_bounds__(LKS_ATTENTION_THREADS)
+static __device__ __forceinline__ grad_warp<P> warp_of(const grad_arguments<lks_bf16> &with,
+                                                       int first)
+{
+    grad_warp<P> warp = {};
+    warp.first = first;
+    if constexpr (!P::KEYS)
+#pragma unroll
+        for (int t = 0; t < P::TILES; ++t)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                int query = min(first + row_of(t, 2 * half), with.shape.length - 1);
+                int64_t at = queries_at(with, (int)blockIdx.y) + query;
+                warp.query[t][half] = {with.scores[at], with.slopes[at]};
+            }
+    return warp;
+}
+
+/* The blocks with the most to do come first: low keys, high queries. While a stage is worked on, those after it are on
+ * their way. */
+template <typename P>
+static __global__ void __launch_bounds__(LKS_ATTENTION_THREADS, 2)
     attention_grad_tiles(grad_arguments<lks_bf16> with)
 {
     LKS_DYNAMIC_SHARED(lks_bf16, memory);
     const lks_attention_shape &shape = with.shape;
     grad_shared<P> shared = shared_of<P>(memory);
     int first = (int)(P::KEYS ? blockIdx.x : gridDim.x - 1 - blockIdx.x) * P::ROWS;
-    int row = (int)threadIdx.x / 32 * 16 * P::TILES, lane = (int)threadIdx.x % 32;
+    int row = (int)threadIdx.x / 32 * 16 * P::TILES;
     grad_walk walk = walk_of<P::KEYS>(shape, first, P::ROWS, P::STAGE);
-    grad_sides<lks_bf16, P::KEYS> own = own_sides<lks_bf16, P::KEYS>(with);
-    lks_tile_load<P::WIDTH, P::ROWS>(shared.own0, own.own0, own.own_step0, first, shape.length,
-                                     shape.width);
-    lks_tile_load<P::WIDTH, P::ROWS>(shared.own1, own.own1, own.own_step1, first, shape.length,
-                                     shape.width);
+    grad_sides<lks_bf16, P::KEYS> side = own_sides<lks_bf16, P::KEYS>(with);
+    int left = shape.length - first;
+    lks_tile_load<P::WIDTH, P::ROWS>(shared.own0,
+                                     lks_tile_place<P::WIDTH>(side.own0, side.own_step0, first),
+                                     side.own_step0, left, shape.width);
+    lks_tile_load<P::WIDTH, P::ROWS>(shared.own1,
+                                     lks_tile_place<P::WIDTH>(side.own1, side.own_step1, first),
+                                     side.own_step1, left, shape.width);
     grad_step step = first_step<P::KEYS>(shape, walk);
-    load_step<P>(with, shared, step, 0);
-    grad_warp<P> warp = {};
-    warp.first = first + row;
-    if constexpr (!P::KEYS)
-#pragma unroll
-        for (int t = 0; t < P::TILES; ++t)
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-                warp.query[t][half] =
-                    query_of(with, (int)blockIdx.y, warp.first + t * 16 + half * 8 + lane / 4);
-    bool more = true;
-    for (int turn = 0; more; turn ^= 1) {
-        int from = step.first;
-        warp.head = step.head;
-        lks_copy_wait<0>();
-        __syncthreads();
-        more = next_step(walk, P::STAGE, step);
-        if (more)
-            load_step<P>(with, shared, step, turn ^ 1);
-        step_run<P>(shape, shared, row, turn, from, warp);
+    grad_feed feed = feed_from<P>(with, step);
+    for (int turn = 0; turn < P::STAGES - 1; ++turn) {
+        feed_stage<P>(with, walk, shared, turn, feed);
+        lks_copy_commit();
     }
+    grad_warp<P> warp = warp_of<P>(with, first + row);
+    lks_copy_wait<P::STAGES - 2>();
+    __syncthreads();
+    typedef typename grad_own<P>::side rows;
+    const grad_own<P> own = {rows(shared.own0 + row * P::STEP), rows(shared.own1 + row * P::STEP)};
+    int turn = 0;
+    do {
+        lks_copy_wait<P::STAGES - 2>();
+        __syncthreads();
+        feed_stage<P>(with, walk, shared, turn == 0 ? P::STAGES - 1 : turn - 1, feed);
+        lks_copy_commit();
+        warp.head = step.head;
+        grad_stage stage = stage_at<P>(shared, turn, step.first);
+        if (!P::DROP && is_whole<P>(shape, warp.first, step.first))
+            stage_run<P, true>(shape, stage, own, warp);
+        else if (!is_masked<P>(shape, warp.first, step.first))
+            stage_run<P, false>(shape, stage, own, warp);
+        turn = turn == P::STAGES - 1 ? 0 : turn + 1;
+    } while (next_step(walk, P::STAGE, step));
     store_sums<P>(with, shared, row, warp);
 }
 
@@ -508,7 +555,7 @@ static __device__ __forceinline__ void flat_slopes(const grad_arguments<float> &
                 if (shape.rate > 0)
                     factor =
                         lks_attention_factor(shape, shape.positions[blockIdx.z], head, query, key);
-                slope = probability * (factor * s[i][j] - with.delta[at]);
+                slope = probability * (factor * s[i][j] + with.slopes[at]);
             }
             int place = (y + SIDE * i) * (FLAT + 1) + x + SIDE * j;
             shared.p[place] = probability * factor;
@@ -652,16 +699,13 @@ lks_status attention_grad_prepare(void **out, lks_device *device, const lks_kern
     lks_dtype type;
     lks_attention_shape shape;
     grad_state *state;
-    const lks_kernel_tensor *in = spec->inputs;
-    LKS_TRY(lks_cuda_expect_types(spec, "ttft", "t", &type));
-    LKS_TRY(lks_cuda_expect_elements(spec, "dy", &in[3], lks_cuda_elements(&in[1])));
-    LKS_TRY(lks_cuda_expect_elements(spec, "dqkv", &spec->outputs[0], lks_cuda_elements(&in[0])));
-    LKS_TRY(lks_attention_describe(spec, &in[1], &in[2], &shape));
+    LKS_TRY(lks_shapes_expect_attention_grad(spec, &type));
+    LKS_TRY(lks_attention_describe(spec, &shape));
     LKS_TRY(type == LKS_BF16 ? allow_both<lks_bf16>(&shape) : allow_both<float>(&shape));
     LKS_TRY(LKS_NEW(&state));
     *state = {lks_cuda_of(device), shape,
               static_cast<const lks_attention_attributes *>(spec->attributes)->instance, type};
-    *workspace = (size_t)lks_cuda_elements(&in[2]) * sizeof(float);
+    *workspace = 2 * (size_t)lks_spec_elements(&spec->inputs[2]) * sizeof(float);
     *out = state;
     return LKS_OK;
 }
@@ -678,20 +722,26 @@ void launch_side(cudaStream_t stream, const grad_arguments<T> &with)
 
 template <typename T> void launch(const grad_state *state, const lks_kernel_run *run)
 {
+    const lks_attention_shape &shape = state->shape;
+    float *scores = static_cast<float *>(run->workspace);
     grad_arguments<T> with = {lks_attention_at(&state->shape, state->instance, run),
                               static_cast<const T *>(run->inputs[0]),
                               static_cast<const T *>(run->inputs[1]),
                               static_cast<const T *>(run->inputs[3]),
                               static_cast<const float *>(run->inputs[2]),
-                              static_cast<float *>(run->workspace),
+                              scores,
+                              scores + shape.samples * (int64_t)shape.length * shape.heads,
                               static_cast<T *>(run->outputs[0]),
                               run->accumulate[0]};
-    const lks_attention_shape &shape = with.shape;
-    constexpr int ITEMS = (int)DELTA_THREADS / (int)delta_group<T>::LANES;
-    int64_t items = (int64_t)shape.samples * shape.length * shape.heads;
+    int bits = 0;
+    while ((int)lks_vector<T>::SIZE << bits < shape.width)
+        ++bits;
+    int queries = DELTA_THREADS >> bits;
     auto delta = attention_delta<T>;
-    LKS_LAUNCH(delta, dim3((unsigned)((items + ITEMS - 1) / ITEMS)), dim3(DELTA_THREADS), 0,
-               state->cuda->stream, with);
+    LKS_LAUNCH(delta,
+               dim3((unsigned)((shape.length + queries - 1) / queries), (unsigned)shape.heads,
+                    (unsigned)shape.samples),
+               dim3(DELTA_THREADS), 0, state->cuda->stream, with, bits);
     launch_side<T, true>(state->cuda->stream, with);
     launch_side<T, false>(state->cuda->stream, with);
 }

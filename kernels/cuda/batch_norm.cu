@@ -22,16 +22,13 @@ static lks_status batch_norm_create(void **state, lks_device *device, const lks_
 {
     const lks_batch_norm_attributes *attributes =
         (const lks_batch_norm_attributes *)spec->attributes;
-    if (attributes->activation != LKS_IDENTITY && attributes->activation != LKS_RELU)
-        return lks_cuda_refuse(spec, "activation %d, identity or relu wanted",
-                               (int)attributes->activation);
     batch_norm_state *s = NULL;
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);
     s->attributes = *attributes;
     s->type = type;
-    s->rows = lks_cuda_rows(&spec->inputs[0]);
-    s->channels = (int)lks_cuda_columns(&spec->inputs[0]);
+    s->rows = lks_spec_rows(&spec->inputs[0]);
+    s->channels = (int)lks_spec_columns(&spec->inputs[0]);
     const int64_t tiles = (s->channels + NORM_CHANNELS - 1) / NORM_CHANNELS;
     const int64_t most = tiles < NORM_BLOCKS ? NORM_BLOCKS / tiles : 1,
                   wanted = (s->rows + 127) / 128;
@@ -64,29 +61,11 @@ static batch_norm_places batch_norm_divide(const batch_norm_state *s, void *work
     return p;
 }
 
-static lks_status batch_norm_expect(const lks_kernel_spec *spec, lks_dtype *type)
-{
-    static const char *const inputs[] = {"x", "gain", "bias", "running_mean", "running_variance"};
-    static const char *const outputs[] = {"y", "mean", "rstd", "mean_stat", "variance_stat"};
-    const lks_kernel_tensor *x = &spec->inputs[0];
-    const lks_batch_norm_attributes *attributes =
-        (const lks_batch_norm_attributes *)spec->attributes;
-    LKS_TRY(lks_cuda_expect_types(spec, "tttffT", attributes->training ? "tffff" : "t", type));
-    LKS_TRY(lks_cuda_expect_shape(spec, "y", &spec->outputs[0], &x->shape));
-    LKS_TRY(lks_cuda_expect_shape(spec, "residual", &spec->inputs[5], &x->shape));
-    for (int i = 1; i < 5; ++i) {
-        LKS_TRY(lks_cuda_expect_elements(spec, inputs[i], &spec->inputs[i], lks_cuda_columns(x)));
-        LKS_TRY(lks_cuda_expect_elements(spec, outputs[i], &spec->outputs[i], lks_cuda_columns(x)));
-    }
-    return LKS_OK;
-}
-
 static lks_status batch_norm_prepare(void **state, lks_device *device, const lks_kernel_spec *spec,
                                      size_t *workspace)
 {
     lks_dtype type;
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    LKS_TRY(batch_norm_expect(spec, &type));
+    LKS_TRY(lks_shapes_expect_batch_norm(spec, &type));
     LKS_TRY(batch_norm_create(state, device, spec, type));
     *workspace = batch_norm_workspace((const batch_norm_state *)*state);
     return LKS_OK;
@@ -95,25 +74,8 @@ static lks_status batch_norm_prepare(void **state, lks_device *device, const lks
 static lks_status batch_norm_grad_prepare(void **state, lks_device *device,
                                           const lks_kernel_spec *spec, size_t *workspace)
 {
-    static const char *const inputs[] = {"x", "gain", "mean", "rstd"};
-    static const char *const outputs[] = {"dx", "dgain", "dbias"};
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    const lks_batch_norm_attributes *attributes =
-        (const lks_batch_norm_attributes *)spec->attributes;
-    const lks_kernel_tensor *x = &spec->inputs[0];
     lks_dtype type;
-    if (!attributes->training)
-        return lks_cuda_refuse(spec, "there is a gradient in training only");
-    LKS_TRY(lks_cuda_expect_types(spec, attributes->activation == LKS_RELU ? "ttfftt" : "ttffTt",
-                                  "tffT", &type));
-    for (int i = 1; i < 4; ++i)
-        LKS_TRY(lks_cuda_expect_elements(spec, inputs[i], &spec->inputs[i], lks_cuda_columns(x)));
-    for (int i = 1; i < 3; ++i)
-        LKS_TRY(lks_cuda_expect_elements(spec, outputs[i], &spec->outputs[i], lks_cuda_columns(x)));
-    LKS_TRY(lks_cuda_expect_shape(spec, "y", &spec->inputs[4], &x->shape));
-    LKS_TRY(lks_cuda_expect_shape(spec, "dy", &spec->inputs[5], &x->shape));
-    LKS_TRY(lks_cuda_expect_shape(spec, "dx", &spec->outputs[0], &x->shape));
-    LKS_TRY(lks_cuda_expect_shape(spec, "dresidual", &spec->outputs[3], &x->shape));
+    LKS_TRY(lks_shapes_expect_batch_norm_grad(spec, &type));
     LKS_TRY(batch_norm_create(state, device, spec, type));
     *workspace = batch_norm_workspace((const batch_norm_state *)*state);
     return LKS_OK;

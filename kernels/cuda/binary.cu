@@ -10,39 +10,21 @@ typedef struct binary_state {
     int64_t count, inner; /* inner: elements of b */
 } binary_state;
 
-static bool binary_is_suffix(const lks_shape *suffix, const lks_shape *shape)
-{
-    int skip = shape->axes - suffix->axes;
-    if (skip < 0)
-        return false;
-    for (int i = 0; i < suffix->axes; ++i)
-        if (suffix->size[i] != shape->size[skip + i])
-            return false;
-    return true;
-}
-
 static lks_status binary_prepare(void **state, lks_device *device, const lks_kernel_spec *spec,
                                  size_t *workspace)
 {
     lks_dtype type;
-    const lks_shape *a = &spec->inputs[0].shape, *b = &spec->inputs[1].shape;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_attributes(spec));
+    LKS_TRY(lks_shapes_expect_binary(spec, &type));
     const lks_binary_attributes *attributes = (const lks_binary_attributes *)spec->attributes;
-    LKS_TRY(lks_cuda_expect_types(spec, "tt", "g", &type));
-    LKS_TRY(lks_cuda_expect_shape(spec, "y", &spec->outputs[0], a));
-    if (!binary_is_suffix(b, a))
-        return lks_cuda_refuse(spec, "the shape of b is no suffix of that of a");
-    if (attributes->function > LKS_BINARY_DIVIDE)
-        return lks_cuda_refuse(spec, "unknown function %d", (int)attributes->function);
     binary_state *s = NULL;
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);
     s->function = attributes->function;
     s->type = type;
     s->result = spec->outputs[0].dtype;
-    s->count = lks_cuda_elements(&spec->inputs[0]);
-    s->inner = lks_cuda_elements(&spec->inputs[1]);
+    s->count = lks_spec_elements(&spec->inputs[0]);
+    s->inner = lks_spec_elements(&spec->inputs[1]);
     *state = s;
     return LKS_OK;
 }

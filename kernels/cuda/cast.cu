@@ -14,17 +14,17 @@ static lks_status cast_prepare(void **state, lks_device *device, const lks_kerne
 {
     const lks_kernel_tensor *x = &spec->inputs[0], *y = &spec->outputs[0];
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "x", "x", NULL));
-    LKS_TRY(lks_cuda_expect_elements(spec, "y", y, lks_cuda_elements(x)));
+    LKS_TRY(lks_spec_expect_types(spec, "x", "x", NULL));
+    LKS_TRY(lks_spec_expect_elements(spec, "y", y, lks_spec_elements(x)));
     if ((x->dtype != LKS_F32 && x->dtype != LKS_BF16) ||
         (y->dtype != LKS_F32 && y->dtype != LKS_BF16))
-        return lks_cuda_refuse(spec, "f32 and bf16 are cast");
+        return lks_spec_refuse(spec, "f32 and bf16 are cast");
     cast_state *s = NULL;
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);
     s->from = x->dtype;
     s->to = y->dtype;
-    s->count = lks_cuda_elements(x);
+    s->count = lks_spec_elements(x);
     *state = s;
     return LKS_OK;
 }

@@ -6,7 +6,8 @@
 
 #include "kernels/cuda/cuda.cuh"
 
-enum { LKS_COLUMNS_LANES = 8, LKS_COLUMNS_BLOCKS = 1056 };
+/* Five blocks of a multiprocessor leave a thread the registers to have four reads under way (ptxas chooses two otherwise). */
+enum { LKS_COLUMNS_LANES = 8, LKS_COLUMNS_BLOCKS = 1056, LKS_COLUMNS_RESIDENT = 5 };
 
 /* Runs of rows for a matrix whose columns take `tiles` blocks. */
 static inline int64_t lks_columns_runs(int64_t rows, int64_t tiles)
@@ -49,7 +50,7 @@ static inline void lks_columns_finish_launch(const lks_cuda_device *cuda, const 
 /* Partial sums of a matrix as it lies in memory: partials[run * columns + c]. Sixteen bytes a thread where `Wide`
  * (columns a multiple of lks_vector's SIZE), else an element. */
 template <typename T, bool Wide>
-static __global__ void __launch_bounds__(32 * LKS_COLUMNS_LANES)
+static __global__ void __launch_bounds__(32 * LKS_COLUMNS_LANES, LKS_COLUMNS_RESIDENT)
     lks_columns_partial(const T *x, int64_t rows, int64_t columns, float *partials)
 {
     constexpr int SIZE = Wide ? (int)lks_vector<T>::SIZE : 1;

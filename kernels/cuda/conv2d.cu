@@ -12,11 +12,9 @@ enum {
     CONV_SPLIT_MOST = 4096,
 };
 
-typedef enum conv_pass { CONV_FORWARD, CONV_INPUT, CONV_WEIGHT } conv_pass;
-
 typedef struct conv_state {
     lks_cuda_device *cuda;
-    conv_pass pass;
+    lks_conv2d_pass pass;
     conv_view view;
     conv_sizes size;
     lks_dtype type;
@@ -28,51 +26,7 @@ typedef struct conv_state {
 
 /* --- Preparing ------------------------------------------------------------------------- */
 
-typedef struct conv_tensors {
-    const lks_kernel_tensor *x, *w, *b, *y; /* or their gradients */
-} conv_tensors;
-
-static lks_status conv_find(conv_tensors *out, const lks_kernel_spec *spec, conv_pass pass,
-                            lks_dtype *type)
-{
-    const lks_kernel_tensor *in = spec->inputs, *to = spec->outputs;
-    static const lks_kernel_tensor absent = {};
-    switch (pass) {
-    case CONV_FORWARD:
-        *out = (conv_tensors){&in[0], &in[1], &in[2], &to[0]};
-        return lks_cuda_expect_types(spec, "ttT", "t", type);
-    case CONV_INPUT:
-        *out = (conv_tensors){&to[0], &in[1], &absent, &in[0]};
-        return lks_cuda_expect_types(spec, "tt", "t", type);
-    case CONV_WEIGHT:
-        break;
-    }
-    *out = (conv_tensors){&in[1], &to[0], &to[1], &in[0]};
-    return lks_cuda_expect_types(spec, "tt", "fF", type);
-}
-
-static lks_status conv_check(const lks_kernel_spec *spec, const conv_tensors *t)
-{
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    const lks_conv2d_attributes *a = (const lks_conv2d_attributes *)spec->attributes;
-    const int64_t *x = t->x->shape.size, *w = t->w->shape.size;
-    if (t->x->shape.axes != 4 || t->w->shape.axes != 4)
-        return lks_cuda_refuse(spec, "x is no B,H,W,C or w no Co,KH,KW,C");
-    if (a->stride < 1 || a->padding < 0 || a->groups < 1)
-        return lks_cuda_refuse(spec, "stride %d, padding %d, groups %d", a->stride, a->padding,
-                               a->groups);
-    if (w[0] % a->groups || w[3] * a->groups != x[3])
-        return lks_cuda_refuse(spec, "%lld channels to %lld in %d groups", (long long)x[3],
-                               (long long)w[0], a->groups);
-    int64_t down = x[1] + 2 * a->padding - w[1], across = x[2] + 2 * a->padding - w[2];
-    if (down < 0 || across < 0)
-        return lks_cuda_refuse(spec, "the filter is larger than the image");
-    lks_shape y = {4, {x[0], down / a->stride + 1, across / a->stride + 1, w[0]}};
-    LKS_TRY(lks_cuda_expect_elements(spec, "b", t->b, w[0]));
-    return lks_cuda_expect_shape(spec, "y", t->y, &y);
-}
-
-static conv_view conv_look(const conv_tensors *t, const lks_conv2d_attributes *a)
+static conv_view conv_look(const lks_conv2d_tensors *t, const lks_conv2d_attributes *a)
 {
     const int64_t *x = t->x->shape.size, *w = t->w->shape.size, *y = t->y->shape.size;
     return {(int)x[1], (int)x[2], (int)y[1], (int)y[2],
@@ -100,30 +54,31 @@ static void conv_split(conv_sizes *size, int groups)
 }
 
 /* rows, columns, depth of one group's product. */
-static lks_status conv_measure(conv_state *s, const lks_kernel_spec *spec, const conv_tensors *t)
+static lks_status conv_measure(conv_state *s, const lks_kernel_spec *spec,
+                               const lks_conv2d_tensors *t)
 {
     const conv_view *v = &s->view;
     const int64_t in_pixels = t->x->shape.size[0] * v->height * v->width;
     const int64_t filter = (int64_t)v->filter_h * v->filter_w;
     int64_t rows = s->pixels, columns = v->group_outputs, depth = filter * v->group_inputs;
-    if (s->pass == CONV_INPUT)
+    if (s->pass == LKS_CONV2D_GRAD_INPUT)
         rows = in_pixels, columns = v->group_inputs, depth = filter * v->group_outputs;
-    if (s->pass == CONV_WEIGHT)
+    if (s->pass == LKS_CONV2D_GRAD_WEIGHT)
         rows = v->group_outputs, columns = filter * v->group_inputs, depth = s->pixels;
     s->size = {(int)rows, (int)columns, (int)depth, 1, (int)depth};
-    if (s->pass == CONV_WEIGHT && depth < INT32_MAX - CONV_SPLIT_MOST)
+    if (s->pass == LKS_CONV2D_GRAD_WEIGHT && depth < INT32_MAX - CONV_SPLIT_MOST)
         conv_split(&s->size, v->groups);
     const int64_t blocks = conv_tiles(rows) * conv_tiles(columns) * v->groups * s->size.splits;
     const int64_t most = INT32_MAX - CONV_SPLIT_MOST;
     if (rows > most || columns > most || depth > most || blocks > most)
-        return lks_cuda_refuse(spec, "%lld x %lld x %lld is too large a product in one call",
+        return lks_spec_refuse(spec, "%lld x %lld x %lld is too large a product in one call",
                                (long long)rows, (long long)columns, (long long)depth);
     return LKS_OK;
 }
 
 static size_t conv_workspace(conv_state *s)
 {
-    if (s->pass != CONV_WEIGHT)
+    if (s->pass != LKS_CONV2D_GRAD_WEIGHT)
         return 0;
     if (s->size.splits > 1)
         s->partial_bytes =
@@ -137,12 +92,11 @@ static size_t conv_workspace(conv_state *s)
 }
 
 static lks_status conv_prepare(void **state, lks_device *device, const lks_kernel_spec *spec,
-                               size_t *workspace, conv_pass pass)
+                               size_t *workspace, lks_conv2d_pass pass)
 {
-    conv_tensors t;
+    lks_conv2d_tensors t;
     lks_dtype type;
-    LKS_TRY(conv_find(&t, spec, pass, &type));
-    LKS_TRY(conv_check(spec, &t));
+    LKS_TRY(lks_shapes_expect_conv2d(spec, pass, &t, &type));
     conv_state *s = NULL;
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);
@@ -151,9 +105,9 @@ static lks_status conv_prepare(void **state, lks_device *device, const lks_kerne
     s->view = conv_look(&t, (const lks_conv2d_attributes *)spec->attributes);
     const int vector = (int)(16 / lks_dtype_bytes(type));
     s->wide = s->view.group_inputs % vector == 0 && s->view.group_outputs % vector == 0;
-    s->bias = lks_cuda_present(t.b);
-    s->weights = lks_cuda_elements(t.w);
-    s->pixels = lks_cuda_rows(t.y);
+    s->bias = lks_spec_present(t.b);
+    s->weights = lks_spec_elements(t.w);
+    s->pixels = lks_spec_rows(t.y);
     lks_status status = conv_measure(s, spec, &t);
     if (status != LKS_OK) {
         lks_memory_free(s);
@@ -167,19 +121,19 @@ static lks_status conv_prepare(void **state, lks_device *device, const lks_kerne
 static lks_status conv_forward_prepare(void **state, lks_device *device,
                                        const lks_kernel_spec *spec, size_t *workspace)
 {
-    return conv_prepare(state, device, spec, workspace, CONV_FORWARD);
+    return conv_prepare(state, device, spec, workspace, LKS_CONV2D_FORWARD);
 }
 
 static lks_status conv_input_prepare(void **state, lks_device *device, const lks_kernel_spec *spec,
                                      size_t *workspace)
 {
-    return conv_prepare(state, device, spec, workspace, CONV_INPUT);
+    return conv_prepare(state, device, spec, workspace, LKS_CONV2D_GRAD_INPUT);
 }
 
 static lks_status conv_weight_prepare(void **state, lks_device *device, const lks_kernel_spec *spec,
                                       size_t *workspace)
 {
-    return conv_prepare(state, device, spec, workspace, CONV_WEIGHT);
+    return conv_prepare(state, device, spec, workspace, LKS_CONV2D_GRAD_WEIGHT);
 }
 
 /* --- Tiles in shared memory -------------------------------------------------------------- */

@@ -16,6 +16,7 @@
 extern "C" {
 #include "kernels/device_driver.h"
 #include "kernels/ops.h"
+#include "kernels/shapes.h"
 #include "runtime/base/memory.h"
 #include "runtime/base/rng.h"
 }
@@ -37,6 +38,7 @@ enum { LKS_CUDA_STAGES = 4, LKS_CUDA_STAGE_BYTES = 1 << 20 };
 typedef struct lks_cuda_device {
     int ordinal;
     int multiprocessors;
+    int capability; /* major part of the compute capability */
     bool tf32; /* products of f32 may round their factors to tf32 */
     size_t shared_bytes; /* dynamic shared memory that a block may opt in to */
     cudaStream_t stream; /* kernels and ordinary copies */
@@ -69,45 +71,17 @@ lks_status lks_cuda_fail(cudaError_t error, const char *what);
 /* After a launch. */
 #define LKS_CUDA_LAUNCHED() LKS_CUDA(cudaGetLastError())
 
-/* Before the first launch of a kernel with more than 48 KiB of dynamic shared memory. */
+/* Before the first launch of a kernel with more than 48 KiB of dynamic shared memory. The cache leaves it room for as many
+ * blocks as there are registers for. */
 template <typename Kernel>
 static inline lks_status lks_cuda_allow_shared(Kernel *kernel, size_t bytes)
 {
     LKS_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
                                   cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    LKS_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
+                                  cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared));
     return LKS_OK;
-}
-
-/* --- Checking a spec: as lks_cpu_expect_* of kernels/cpu/cpu.h --------------- */
-
-lks_status lks_cuda_refuse(const lks_kernel_spec *spec, const char *format, ...) LKS_PRINTF(2, 3);
-/* One letter per tensor: t the compute type (f32 or bf16, the same in all t's), g that or f32 (a sum that may be
- * a parameter's gradient), f f32, d f64, i i32, u u8, x any; in upper case it may be absent. *compute (NULL: not wanted) is the type of the t's. */
-lks_status lks_cuda_expect_types(const lks_kernel_spec *spec, const char *inputs,
-                                 const char *outputs, lks_dtype *compute) LKS_MUST_CHECK;
-lks_status lks_cuda_expect_elements(const lks_kernel_spec *spec, const char *name,
-                                    const lks_kernel_tensor *tensor,
-                                    int64_t elements) LKS_MUST_CHECK;
-lks_status lks_cuda_expect_shape(const lks_kernel_spec *spec, const char *name,
-                                 const lks_kernel_tensor *tensor,
-                                 const lks_shape *shape) LKS_MUST_CHECK;
-lks_status lks_cuda_expect_attributes(const lks_kernel_spec *spec) LKS_MUST_CHECK;
-
-static inline bool lks_cuda_present(const lks_kernel_tensor *tensor)
-{
-    return tensor->dtype != LKS_NONE;
-}
-static inline int64_t lks_cuda_elements(const lks_kernel_tensor *tensor)
-{
-    return (int64_t)lks_shape_elements(&tensor->shape);
-}
-static inline int64_t lks_cuda_columns(const lks_kernel_tensor *tensor)
-{
-    return tensor->shape.axes ? tensor->shape.size[tensor->shape.axes - 1] : 1;
-}
-static inline int64_t lks_cuda_rows(const lks_kernel_tensor *tensor)
-{
-    return lks_cuda_elements(tensor) / lks_cuda_columns(tensor);
 }
 
 /* Blocks of `threads` threads for `items` of work that a grid-stride loop shares out. */

@@ -145,6 +145,7 @@ static lks_status cuda_examine(lks_cuda_device *cuda)
                         "this build runs on; set device.name to cpu",
                         properties.name, properties.major, properties.minor);
     cuda->multiprocessors = properties.multiProcessorCount;
+    cuda->capability = properties.major;
     cuda->shared_bytes = properties.sharedMemPerBlockOptin;
     cuda_write_uuid(cuda->uuid, sizeof cuda->uuid, &properties.uuid);
     return cuda_describe(cuda, &properties);
@@ -435,6 +436,40 @@ static void cuda_record_free(void *instance, lks_recording *recording)
         (void)cudaGraphExecDestroy((cudaGraphExec_t)recording);
 }
 
+/* --- Marks ------------------------------------------------------------------------ */
+
+static lks_status cuda_mark_open(void *instance, void **out)
+{
+    cudaEvent_t event = NULL;
+    (void)instance;
+    *out = NULL;
+    LKS_CUDA(cudaEventCreate(&event));
+    *out = event;
+    return LKS_OK;
+}
+
+static void cuda_mark_close(void *instance, void *mark)
+{
+    (void)instance;
+    cuda_destroy_event((cudaEvent_t)mark);
+}
+
+static lks_status cuda_mark(void *instance, void *mark)
+{
+    LKS_CUDA(cudaEventRecord((cudaEvent_t)mark, ((lks_cuda_device *)instance)->stream));
+    return LKS_OK;
+}
+
+static lks_status cuda_mark_span(void *instance, void *from, void *to, uint64_t *ns)
+{
+    float milliseconds = 0;
+    (void)instance;
+    LKS_CUDA(cudaEventSynchronize((cudaEvent_t)to));
+    LKS_CUDA(cudaEventElapsedTime(&milliseconds, (cudaEvent_t)from, (cudaEvent_t)to));
+    *ns = (uint64_t)((double)milliseconds * 1e6);
+    return LKS_OK;
+}
+
 static void cuda_range_begin(void *instance, const char *name)
 {
     (void)instance;
@@ -480,11 +515,17 @@ const lks_device_driver lks_cuda_device_driver = {
     .record_end = cuda_record_end,
     .record_launch = cuda_record_launch,
     .record_free = cuda_record_free,
+    .mark_open = cuda_mark_open,
+    .mark_close = cuda_mark_close,
+    .mark = cuda_mark,
+    .mark_span = cuda_mark_span,
     .range_begin = cuda_range_begin,
     .range_end = cuda_range_end,
     .sum_blocks = lks_cuda_sum_blocks,
     .add = lks_cuda_add,
     .round = lks_cuda_round,
+    .sum_stats = lks_cuda_sum_stats,
+    .total = lks_cuda_total,
     .update = lks_cuda_update,
     .kernels = cuda_kernels,
     .bf16 = NULL,

@@ -5,7 +5,7 @@ namespace
 {
 
 enum { THREADS = 256 };
-constexpr int64_t GRID_MAX = 1 << 16;
+constexpr int64_t SAMPLES_MAX = 65535; /* of a grid */
 
 struct dropout_state {
     lks_cuda_device *cuda;
@@ -75,15 +75,15 @@ static __device__ __forceinline__ void drop_element(const dropout_arguments<T> &
     lks_store(with.y, at, with.accumulate ? lks_load(with.y, at) + y : y);
 }
 
-/* `Whole`: a sample is a whole number of vectors. */
+/* Blocks: x: of a sample; y: samples. `Whole`: a sample is a whole number of vectors. */
 template <typename T, bool Whole>
 static __global__ void __launch_bounds__(THREADS) drop(dropout_arguments<T> with)
 {
     constexpr int SIZE = lks_vector<T>::SIZE;
-    int64_t each = (with.elements + SIZE - 1) / SIZE, step = (int64_t)gridDim.x * THREADS;
-    for (int64_t unit = (int64_t)blockIdx.x * THREADS + threadIdx.x; unit < with.samples * each;
-         unit += step) {
-        int64_t sample = unit / each, first = unit % each * SIZE;
+    int64_t first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * SIZE;
+    if (first >= with.elements)
+        return;
+    for (int64_t sample = blockIdx.y; sample < with.samples; sample += gridDim.y) {
         int64_t at = sample * with.elements + first;
         float factor[SIZE];
         factors_at(with.key, with.positions[sample], first, with.rate, factor);
@@ -110,30 +110,25 @@ template <typename T> void dropout_launch(const dropout_state *state, const lks_
                                  lks_rng_key(run->context->seed, LKS_RNG_DROPOUT, state->instance),
                                  run->context->positions,
                                  run->accumulate[0]};
-    int64_t units = state->samples * ((state->elements + SIZE - 1) / SIZE);
-    int64_t blocks = (units + THREADS - 1) / THREADS;
+    int64_t units = (state->elements + SIZE - 1) / SIZE;
+    int64_t threads = units < THREADS ? (units + 31) / 32 * 32 : (int64_t)THREADS;
+    int64_t samples = state->samples < SAMPLES_MAX ? state->samples : SAMPLES_MAX;
     auto kernel = state->elements % SIZE == 0 ? drop<T, true> : drop<T, false>;
-    LKS_LAUNCH(kernel, dim3((unsigned)(blocks < GRID_MAX ? blocks : GRID_MAX)), dim3(THREADS), 0,
-               state->cuda->stream, with);
+    LKS_LAUNCH(kernel, dim3((unsigned)((units + threads - 1) / threads), (unsigned)samples),
+               dim3((unsigned)threads), 0, state->cuda->stream, with);
 }
 
 lks_status dropout_prepare(void **out, lks_device *device, const lks_kernel_spec *spec,
                            size_t *workspace)
 {
     lks_dtype type;
-    LKS_TRY(lks_cuda_expect_types(spec, "tT", "t", &type));
-    LKS_TRY(lks_cuda_expect_attributes(spec));
+    LKS_TRY(lks_shapes_expect_dropout(spec, &type));
     const lks_kernel_tensor *x = &spec->inputs[0];
     const lks_dropout_attributes *with =
         static_cast<const lks_dropout_attributes *>(spec->attributes);
-    LKS_TRY(lks_cuda_expect_elements(spec, "residual", &spec->inputs[1], lks_cuda_elements(x)));
-    LKS_TRY(lks_cuda_expect_elements(spec, "y", &spec->outputs[0], lks_cuda_elements(x)));
-    if (x->shape.axes < 1 || !(with->rate >= 0 && with->rate < 1))
-        return lks_cuda_refuse(spec, "x needs a sample axis and the rate (%g) be in [0, 1)",
-                               (double)with->rate);
     dropout_state *state;
     LKS_TRY(LKS_NEW(&state));
-    *state = {lks_cuda_of(device), x->shape.size[0], lks_cuda_elements(x) / x->shape.size[0],
+    *state = {lks_cuda_of(device), x->shape.size[0], lks_spec_elements(x) / x->shape.size[0],
               with->rate,          with->instance,   type};
     *workspace = 0;
     *out = state;

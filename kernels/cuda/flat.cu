@@ -6,6 +6,9 @@
 #include "kernels/cuda/flat.h"
 #include "kernels/cuda/sums.cuh"
 
+#define LKS_TOTALS_QUALIFIER __host__ __device__
+#include "kernels/totals.h"
+
 enum {
     FLAT_THREADS = 256,
     SUM_THREADS = 512,
@@ -13,6 +16,8 @@ enum {
     SUM_FEW_DEPTH = 6,
     SUM_MANY = 2048,
     SUM_DEPTH = 32,
+    TOTAL_CHUNK = 1024, /* numbers brought to shared memory at a time */
+    UPDATE_PARTS = 4,   /* blocks of threads that share a block of the layout */
 };
 
 /* --- The lane tree ---------------------------------------------------------------- */
@@ -257,12 +262,22 @@ static update_terms update_prepare(const lks_update *u)
     return t;
 }
 
+/* Arrays from element 0, of states from element `origin`. */
+typedef struct update_memory {
+    const float *gradient;
+    float *parameter, *state0, *state1;
+    int64_t origin;
+    const lks_totals *totals;
+    bool aligned;
+} update_memory;
+
 typedef struct update_element {
     float g, p, state0, state1;
 } update_element;
 
 struct update_sgd {
     static constexpr int states = 0;
+    static constexpr bool own_scale = false;
     static __device__ __forceinline__ void apply(const update_terms &t, update_element *e)
     {
         float g = __fmaf_rn(t.decay, e->p, __fmul_rn(t.scale, e->g));
@@ -272,6 +287,7 @@ struct update_sgd {
 
 struct update_momentum {
     static constexpr int states = 1;
+    static constexpr bool own_scale = false;
     static __device__ __forceinline__ void apply(const update_terms &t, update_element *e)
     {
         float g = __fmaf_rn(t.decay, e->p, __fmul_rn(t.scale, e->g));
@@ -284,6 +300,7 @@ struct update_momentum {
 
 struct update_adam {
     static constexpr int states = 2;
+    static constexpr bool own_scale = false;
     static __device__ __forceinline__ void apply(const update_terms &t, update_element *e)
     {
         float g = __fmaf_rn(t.coupled, e->p, __fmul_rn(t.scale, e->g));
@@ -298,69 +315,157 @@ struct update_adam {
 
 struct update_average {
     static constexpr int states = 0;
+    static constexpr bool own_scale = true;
     static __device__ __forceinline__ void apply(const update_terms &t, update_element *e)
     {
         e->p = __fmaf_rn(t.kept, e->p, __fmul_rn(t.momentum, __fmul_rn(t.scale, e->g)));
     }
 };
 
+/* The N elements from `at`. */
+template <typename Rule, int N>
+static __device__ __forceinline__ void update_at(const update_terms &t, const update_memory &m,
+                                                 int64_t at)
+{
+    const lks_values<N> g = lks_load_values<N>(m.gradient, at);
+    lks_values<N> p = lks_load_values<N>(m.parameter, at), s0 = {}, s1 = {};
+    if (Rule::states > 0)
+        s0 = lks_load_values<N>(m.state0, at - m.origin);
+    if (Rule::states > 1)
+        s1 = lks_load_values<N>(m.state1, at - m.origin);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        update_element e = {g.x[i], p.x[i], s0.x[i], s1.x[i]};
+        Rule::apply(t, &e);
+        p.x[i] = e.p, s0.x[i] = e.state0, s1.x[i] = e.state1;
+    }
+    lks_store_values<N>(m.parameter, at, p);
+    if (Rule::states > 0)
+        lks_store_values<N>(m.state0, at - m.origin, s0);
+    if (Rule::states > 1)
+        lks_store_values<N>(m.state1, at - m.origin, s1);
+}
+
+/* Blocks of threads (b, 0..UPDATE_PARTS) share out the fours of block b. */
 template <typename Rule>
 static __global__ void __launch_bounds__(FLAT_THREADS)
-    update_kernel(update_terms t, int64_t n, bool aligned, const float *gradient, float *parameter,
-                  float *state0, float *state1)
+    update_kernel(update_terms t, update_memory m, const lks_layout_block *blocks)
 {
-    flat_each(n, aligned, [=](int64_t at, auto count) {
-        constexpr int N = decltype(count)::value;
-        const lks_values<N> g = lks_load_values<N>(gradient, at);
-        lks_values<N> p = lks_load_values<N>(parameter, at), s0 = {}, s1 = {};
-        if (Rule::states > 0)
-            s0 = lks_load_values<N>(state0, at);
-        if (Rule::states > 1)
-            s1 = lks_load_values<N>(state1, at);
-#pragma unroll
-        for (int i = 0; i < N; ++i) {
-            update_element e = {g.x[i], p.x[i], s0.x[i], s1.x[i]};
-            Rule::apply(t, &e);
-            p.x[i] = e.p, s0.x[i] = e.state0, s1.x[i] = e.state1;
+    if (m.totals) {
+        if (!lks_totals_are_finite(m.totals))
+            return;
+        if (!Rule::own_scale)
+            t.scale = m.totals->gradient_scale;
+    }
+    const int64_t first = (int64_t)blocks[blockIdx.x].offset;
+    const int64_t end = first + blocks[blockIdx.x].elements;
+    const int64_t thread = (int64_t)blockIdx.y * FLAT_THREADS + threadIdx.x;
+    for (int64_t four = first + 4 * thread; four < end; four += 4 * UPDATE_PARTS * FLAT_THREADS) {
+        if (m.aligned && four + 4 <= end) {
+            update_at<Rule, 4>(t, m, four);
+            continue;
         }
-        lks_store_values<N>(parameter, at, p);
-        if (Rule::states > 0)
-            lks_store_values<N>(state0, at, s0);
-        if (Rule::states > 1)
-            lks_store_values<N>(state1, at, s1);
-    });
+        for (int64_t one = four; one < four + 4 && one < end; ++one)
+            update_at<Rule, 1>(t, m, one);
+    }
+}
+
+/* Whether every block's fours are aligned in all arrays. */
+static bool update_is_aligned(const lks_update_blocks *what)
+{
+    uintptr_t elements = (uintptr_t)what->origin;
+    for (uint32_t i = 0; i < what->count; ++i)
+        elements |= (uintptr_t)what->host_blocks[i].offset;
+    return elements % 4 == 0 &&
+           flat_is_aligned(what->gradient, what->parameter, what->states[0], what->states[1]);
 }
 
 template <typename Rule>
-static lks_status update_start(lks_cuda_device *cuda, const lks_update *update, int64_t n,
-                               const float *gradient, float *parameter, float *state0,
-                               float *state1)
+static lks_status update_start(lks_cuda_device *cuda, const lks_update *update,
+                               const lks_update_blocks *what)
 {
-    const bool aligned = flat_is_aligned(gradient, parameter, Rule::states > 0 ? state0 : NULL,
-                                         Rule::states > 1 ? state1 : NULL);
-    LKS_LAUNCH(update_kernel<Rule>, lks_cuda_blocks(cuda, n / 4, FLAT_THREADS), FLAT_THREADS, 0,
-               cuda->stream, update_prepare(update), n, aligned, gradient, parameter, state0,
-               state1);
+    const update_memory memory = {what->gradient,         what->parameter,       what->states[0],
+                                  what->states[1],        (int64_t)what->origin, update->totals,
+                                  update_is_aligned(what)};
+    LKS_LAUNCH(update_kernel<Rule>, dim3(what->count, UPDATE_PARTS), FLAT_THREADS, 0, cuda->stream,
+               update_prepare(update), memory, what->blocks);
     LKS_CUDA_LAUNCHED();
     return LKS_OK;
 }
 
-lks_status lks_cuda_update(void *instance, const lks_update *update, uint64_t elements,
-                           const float *gradient, float *parameter, float *state0, float *state1)
+lks_status lks_cuda_update(void *instance, const lks_update *update, const lks_update_blocks *what)
 {
     lks_cuda_device *cuda = (lks_cuda_device *)instance;
-    const int64_t n = (int64_t)elements;
-    if (!n)
-        return LKS_OK;
     switch (update->rule) {
     case LKS_UPDATE_SGD:
         if (update->momentum == 0.0f)
-            return update_start<update_sgd>(cuda, update, n, gradient, parameter, state0, state1);
-        return update_start<update_momentum>(cuda, update, n, gradient, parameter, state0, state1);
+            return update_start<update_sgd>(cuda, update, what);
+        return update_start<update_momentum>(cuda, update, what);
     case LKS_UPDATE_ADAM:
-        return update_start<update_adam>(cuda, update, n, gradient, parameter, state0, state1);
+        return update_start<update_adam>(cuda, update, what);
     case LKS_UPDATE_AVERAGE:
-        return update_start<update_average>(cuda, update, n, gradient, parameter, state0, state1);
+        return update_start<update_average>(cuda, update, what);
     }
     return LKS_FAIL(LKS_ERR_INTERNAL, "update rule %d is unknown", (int)update->rule);
+}
+
+/* --- The numbers of a step ----------------------------------------------------------- */
+
+static __global__ void sum_stats_kernel(uint32_t numbers, uint32_t micro_batches,
+                                        const double *stats, double *sums)
+{
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < numbers)
+        sums[i] = lks_totals_stat(stats, micro_batches, i / LKS_STATS, i % LKS_STATS);
+}
+
+lks_status lks_cuda_sum_stats(void *instance, uint32_t lanes, uint32_t micro_batches,
+                              const double *stats, double *sums)
+{
+    lks_cuda_device *cuda = (lks_cuda_device *)instance;
+    const uint32_t numbers = lanes * LKS_STATS;
+    if (!numbers)
+        return LKS_OK;
+    LKS_LAUNCH(sum_stats_kernel, (numbers + FLAT_THREADS - 1) / FLAT_THREADS, FLAT_THREADS, 0,
+               cuda->stream, numbers, micro_batches, stats, sums);
+    LKS_CUDA_LAUNCHED();
+    return LKS_OK;
+}
+
+/* All threads bring [at, at + TOTAL_CHUNK) of `count` numbers to shared memory, 0 where they do not count. */
+static __device__ __forceinline__ void total_fetch(const double *from, const uint8_t *counted,
+                                                   uint32_t at, uint32_t count, double *chunk)
+{
+    __syncthreads(); /* the chunk before is added up */
+    for (uint32_t i = threadIdx.x; i < TOTAL_CHUNK && at + i < count; i += blockDim.x)
+        chunk[i] = !counted || counted[at + i] ? from[at + i] : 0;
+    __syncthreads();
+}
+
+/* One block of threads: the first adds, in order, what all bring. */
+static __global__ void __launch_bounds__(FLAT_THREADS)
+    total_kernel(lks_totals_spec spec, lks_totals *out)
+{
+    LKS_DYNAMIC_SHARED(double, chunk); /* [TOTAL_CHUNK] */
+    lks_totals totals = lks_totals_none();
+    for (uint32_t lane = 0; threadIdx.x == 0 && lane < spec.lanes; ++lane)
+        lks_totals_add_lane(&totals, spec.lane_sums + (size_t)lane * LKS_STATS, lane);
+    for (uint32_t at = 0; at < spec.blocks; at += TOTAL_CHUNK) {
+        total_fetch(spec.square_sums, spec.counted, at, spec.blocks, chunk);
+        for (uint32_t i = 0; threadIdx.x == 0 && i < TOTAL_CHUNK && at + i < spec.blocks; ++i)
+            lks_totals_add_block(&totals, chunk[i], at + i);
+    }
+    if (threadIdx.x == 0) {
+        lks_totals_finish(&totals, spec.clip_norm);
+        *out = totals;
+    }
+}
+
+lks_status lks_cuda_total(void *instance, const lks_totals_spec *spec, lks_totals *out)
+{
+    lks_cuda_device *cuda = (lks_cuda_device *)instance;
+    LKS_LAUNCH(total_kernel, 1, FLAT_THREADS, TOTAL_CHUNK * sizeof(double), cuda->stream, *spec,
+               out);
+    LKS_CUDA_LAUNCHED();
+    return LKS_OK;
 }

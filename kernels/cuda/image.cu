@@ -16,17 +16,13 @@ static lks_status image_prepare(void **state, lks_device *device, const lks_kern
     const lks_kernel_tensor *x = &spec->inputs[0];
     lks_dtype type;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "uff", "t", &type));
-    int64_t channels = lks_cuda_columns(x);
-    LKS_TRY(lks_cuda_expect_elements(spec, "shift", &spec->inputs[1], channels));
-    LKS_TRY(lks_cuda_expect_elements(spec, "scale", &spec->inputs[2], channels));
-    LKS_TRY(lks_cuda_expect_shape(spec, "y", &spec->outputs[0], &x->shape));
+    LKS_TRY(lks_shapes_expect_image(spec, &type));
     image_state *s = NULL;
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);
     s->type = type;
-    s->count = lks_cuda_elements(x);
-    s->channels = (int)channels;
+    s->count = lks_spec_elements(x);
+    s->channels = (int)lks_spec_columns(x);
     *state = s;
     return LKS_OK;
 }

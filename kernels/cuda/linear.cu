@@ -1,8 +1,11 @@
 /* linear and its gradients: products by products.h.
  *
- * Rule for the epilogue: with bf16 and a width that is a multiple of 8 the library adds the bias and applies gelu
- * where it has such a product; with f32 it adds the bias, but gelu is done apart, since the library's tanh is less exact
- * than f32. relu is done apart.
+ * Rule for the epilogues: the library adds the bias. It also applies gelu, and multiplies by gelu's derivative, with bf16 on
+ * devices of compute capability 9, where that was measured to be faster (llm.c #591, #653); on those of 8.9 (the same) and
+ * 12.0 (sglang #34350) it was slower, of others nothing is known. Where the library has no such product, and with f32, since its
+ * tanh is less exact than f32, both are done apart; so is relu, since the library's max(x, 0) need not keep NaN.
+ * The gradient of the bias is summed apart (columns.cuh): the library's epilogue for it overwrites where lanes accumulate,
+ * and does not say in which order it adds.
  */
 #include "kernels/cuda/columns.cuh"
 #include "kernels/cuda/math.cuh"
@@ -19,8 +22,7 @@ struct linear_state {
     lks_dtype type;
     lks_activation activation;
     bool bias_apart, activation_apart;
-    bool
-        sums; /* bf16, and more than relu is done apart: the product is f32, in the workspace, to be rounded once */
+    bool sums; /* bf16, bias_apart: the product is f32, in the workspace, to be rounded once */
 };
 
 void linear_release(void *state_)
@@ -54,14 +56,9 @@ size_t products_workspace(const linear_state *state)
     return lks_round_up(bytes, LKS_ALIGNMENT);
 }
 
-lks_status expect_matrix(const lks_kernel_spec *spec, const char *name,
-                         const lks_kernel_tensor *tensor, int64_t rows, int64_t columns)
+bool fuses_gelu(const linear_state *state)
 {
-    if (lks_cuda_columns(tensor) != columns || lks_cuda_rows(tensor) != rows)
-        return lks_cuda_refuse(
-            spec, "%s is %lld x %lld, %lld x %lld wanted", name, (long long)lks_cuda_rows(tensor),
-            (long long)lks_cuda_columns(tensor), (long long)rows, (long long)columns);
-    return LKS_OK;
+    return state->activation == LKS_GELU && state->type == LKS_BF16 && state->cuda->capability == 9;
 }
 
 /* --- Activations ------------------------------------------------------------------------- */
@@ -91,7 +88,7 @@ static __device__ __forceinline__ float activated_slope(lks_activation activatio
 template <typename T, typename From> struct activation_arguments {
     const From *from; /* may be pre or y */
     const T *bias;    /* or NULL */
-    T *pre, *y;       /* pre: or NULL */
+    T *pre, *y;       /* pre: or NULL where `from` is what it is to be */
     int64_t elements, columns;
     lks_activation activation;
 };
@@ -117,12 +114,18 @@ static __global__ void __launch_bounds__(THREADS) activate(activation_arguments<
                 if (i < count)
                     x[i] = lks_load(with.from, at + i);
         }
+        if (with.bias) {
+            int64_t column = at % with.columns;
 #pragma unroll
-        for (int i = 0; i < SIZE; ++i) {
-            if (with.bias && i < count)
-                x[i] += lks_load(with.bias, (at + i) % with.columns);
-            y[i] = activated(with.activation, x[i]);
+            for (int i = 0; i < SIZE; ++i) {
+                if (i < count)
+                    x[i] += lks_load(with.bias, column);
+                column = column + 1 < with.columns ? column + 1 : 0;
+            }
         }
+#pragma unroll
+        for (int i = 0; i < SIZE; ++i)
+            y[i] = activated(with.activation, x[i]);
         if (count == SIZE) {
             if (with.pre)
                 lks_vector<T>::round(x).store(with.pre + at);
@@ -172,63 +175,54 @@ static __global__ void __launch_bounds__(THREADS) activate_back(activation_grad_
 
 /* --- linear ------------------------------------------------------------------------------ */
 
-void choose_epilogue(const lks_kernel_spec *spec, lks_dtype type, lks_activation activation,
-                     lks_product_spec *product)
-{
-    product->bias = lks_cuda_present(&spec->inputs[2]);
-    product->pre = lks_cuda_present(&spec->outputs[1]);
-    if (activation == LKS_GELU)
-        product->epilogue =
-            type == LKS_BF16 && product->n % 8 == 0 ? LKS_EPILOGUE_BIAS_GELU : LKS_EPILOGUE_NONE;
-    else
-        product->epilogue = product->bias ? LKS_EPILOGUE_BIAS : LKS_EPILOGUE_NONE;
-}
-
 /* What the product's epilogue leaves to be done. */
 void choose_apart(linear_state *state, lks_product_spec *product)
 {
-    bool fused = product->epilogue == LKS_EPILOGUE_BIAS_GELU;
     state->bias_apart = product->bias && product->epilogue == LKS_EPILOGUE_NONE;
-    state->activation_apart = state->activation != LKS_IDENTITY && !fused;
-    state->sums =
-        state->type == LKS_BF16 && (state->bias_apart || (state->activation == LKS_GELU && !fused));
+    state->activation_apart =
+        state->activation != LKS_IDENTITY && product->epilogue != LKS_EPILOGUE_BIAS_GELU;
+    state->sums = state->type == LKS_BF16 && state->bias_apart;
     product->result = state->sums ? LKS_F32 : state->type;
+}
+
+/* The first product that there is of those that leave ever more to be done. */
+lks_status linear_choose(linear_state *state, lks_product_spec *product)
+{
+    for (lks_epilogue epilogue : {LKS_EPILOGUE_BIAS_GELU, LKS_EPILOGUE_BIAS, LKS_EPILOGUE_NONE}) {
+        if ((epilogue == LKS_EPILOGUE_BIAS_GELU && !fuses_gelu(state)) ||
+            (epilogue == LKS_EPILOGUE_BIAS && !product->bias))
+            continue;
+        product->epilogue = epilogue;
+        choose_apart(state, product);
+        LKS_TRY(linear_finish(state, product, false));
+        if (state->products[0])
+            break;
+    }
+    return LKS_OK;
 }
 
 lks_status linear_prepare(void **out, lks_device *device, const lks_kernel_spec *spec,
                           size_t *workspace)
 {
     lks_dtype type;
-    LKS_TRY(lks_cuda_expect_types(spec, "ttT", "tT", &type));
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    const lks_kernel_tensor *x = &spec->inputs[0], *w = &spec->inputs[1], *b = &spec->inputs[2];
-    lks_activation activation =
-        static_cast<const lks_linear_attributes *>(spec->attributes)->activation;
-    int64_t m = lks_cuda_rows(x), k = lks_cuda_columns(x), n = lks_cuda_rows(w);
-    LKS_TRY(expect_matrix(spec, "w", w, n, k));
-    LKS_TRY(lks_cuda_expect_elements(spec, "b", b, n));
-    LKS_TRY(expect_matrix(spec, "y", &spec->outputs[0], m, n));
-    LKS_TRY(lks_cuda_expect_elements(spec, "pre", &spec->outputs[1], m * n));
-    if (lks_cuda_present(&spec->outputs[1]) && activation != LKS_GELU)
-        return lks_cuda_refuse(spec, "pre is only for gelu");
+    LKS_TRY(lks_spec_expect_types(spec, "ttT", "tT", &type));
+    lks_linear_sizes with;
+    LKS_TRY(lks_shapes_expect_linear(spec, &with));
+    int64_t m = with.rows, k = with.inputs, n = with.outputs;
     lks_product_spec product = {};
-    product.type = product.result = type;
+    product.type = type;
     product.m = m, product.n = n, product.k = k, product.batch = 1;
     product.lda = product.ldb = k, product.ldc = n;
     product.transpose_b = true;
     product.alpha = 1;
-    choose_epilogue(spec, type, activation, &product);
+    product.bias = lks_spec_present(&spec->inputs[2]);
+    product.pre = lks_spec_present(&spec->outputs[1]);
     linear_state *state;
     LKS_TRY(LKS_NEW(&state));
     state->cuda = lks_cuda_of(device);
-    state->rows = m, state->columns = n, state->type = type, state->activation = activation;
-    choose_apart(state, &product);
-    LKS_TRY(linear_finish(state, &product, false));
-    if (!state->products[0]) {
-        product.epilogue = LKS_EPILOGUE_NONE;
-        choose_apart(state, &product);
-        LKS_TRY(linear_finish(state, &product, false));
-    }
+    state->rows = m, state->columns = n, state->type = type;
+    state->activation = static_cast<const lks_linear_attributes *>(spec->attributes)->activation;
+    LKS_TRY(linear_choose(state, &product));
     *workspace = state->products_bytes = products_workspace(state);
     if (state->sums)
         *workspace += (size_t)(m * n) * sizeof(float);
@@ -242,7 +236,7 @@ void activation_launch(const linear_state *state, const lks_kernel_run *run, con
     activation_arguments<T, From> with = {
         static_cast<const From *>(from),
         static_cast<const T *>(state->bias_apart ? run->inputs[2] : nullptr),
-        static_cast<T *>(run->outputs[1]),
+        static_cast<T *>(state->bias_apart ? run->outputs[1] : nullptr),
         static_cast<T *>(run->outputs[0]),
         state->rows * state->columns,
         state->columns,
@@ -280,55 +274,71 @@ lks_status activation_grad_prepare(void **out, lks_device *device, const lks_ker
 {
     lks_dtype type;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "tt", "t", &type));
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    int64_t elements = lks_cuda_elements(&spec->inputs[0]);
-    LKS_TRY(lks_cuda_expect_elements(spec, "saved", &spec->inputs[1], elements));
-    LKS_TRY(lks_cuda_expect_elements(spec, "dz", &spec->outputs[0], elements));
+    LKS_TRY(lks_shapes_expect_activation_grad(spec, &type));
     linear_state *state;
     LKS_TRY(LKS_NEW(&state));
     state->cuda = lks_cuda_of(device);
     state->activation = static_cast<const lks_linear_attributes *>(spec->attributes)->activation;
     state->rows = 1;
-    state->columns = elements;
+    state->columns = lks_spec_elements(&spec->inputs[0]);
     state->type = type;
     *out = state;
     return LKS_OK;
 }
 
 template <typename T>
-void activation_grad_launch(const linear_state *state, const lks_kernel_run *run)
+void activation_grad_launch(const linear_state *state, int64_t elements, const void *dy,
+                            const void *saved, void *dz)
 {
-    activation_grad_arguments<T> with = {
-        static_cast<const T *>(run->inputs[0]), static_cast<const T *>(run->inputs[1]),
-        static_cast<T *>(run->outputs[0]), state->columns, state->activation};
+    activation_grad_arguments<T> with = {static_cast<const T *>(dy), static_cast<const T *>(saved),
+                                         static_cast<T *>(dz), elements, state->activation};
     auto kernel = activate_back<T>;
     LKS_LAUNCH(kernel, grid_of((with.elements + lks_vector<T>::SIZE - 1) / lks_vector<T>::SIZE),
                dim3(THREADS), 0, state->cuda->stream, with);
 }
 
-lks_status activation_grad_run(void *state_, const lks_kernel_run *run)
+lks_status activation_grad(const linear_state *state, int64_t elements, const void *dy,
+                           const void *saved, void *dz)
 {
-    const linear_state *state = static_cast<const linear_state *>(state_);
     if (state->type == LKS_BF16)
-        activation_grad_launch<lks_bf16>(state, run);
+        activation_grad_launch<lks_bf16>(state, elements, dy, saved, dz);
     else
-        activation_grad_launch<float>(state, run);
+        activation_grad_launch<float>(state, elements, dy, saved, dz);
     LKS_CUDA_LAUNCHED();
     return LKS_OK;
 }
 
+lks_status activation_grad_run(void *state_, const lks_kernel_run *run)
+{
+    const linear_state *state = static_cast<const linear_state *>(state_);
+    return activation_grad(state, state->columns, run->inputs[0], run->inputs[1], run->outputs[0]);
+}
+
 /* --- linear_grad_input ----------------------------------------------------------------------- */
+
+/* With gelu's derivative where the library has such a product; else what there is to add to as well. */
+lks_status linear_grad_input_choose(linear_state *state, lks_product_spec *product, bool through)
+{
+    if (fuses_gelu(state)) {
+        product->epilogue = LKS_EPILOGUE_GELU_GRAD;
+        LKS_TRY(linear_finish(state, product, false));
+        if (state->products[0])
+            return LKS_OK;
+    }
+    product->epilogue = LKS_EPILOGUE_NONE;
+    state->activation_apart = through;
+    return linear_finish(state, product, !through);
+}
 
 lks_status linear_grad_input_prepare(void **out, lks_device *device, const lks_kernel_spec *spec,
                                      size_t *workspace)
 {
     lks_dtype type;
-    LKS_TRY(lks_cuda_expect_types(spec, "tt", "t", &type));
-    const lks_kernel_tensor *dz = &spec->inputs[0], *w = &spec->inputs[1];
-    int64_t m = lks_cuda_rows(dz), n = lks_cuda_columns(dz), k = lks_cuda_columns(w);
-    LKS_TRY(expect_matrix(spec, "w", w, n, k));
-    LKS_TRY(expect_matrix(spec, "dx", &spec->outputs[0], m, k));
+    LKS_TRY(lks_spec_expect_types(spec, "ttT", "t", &type));
+    lks_linear_sizes with;
+    LKS_TRY(lks_shapes_expect_linear_grad_input(spec, &with));
+    int64_t m = with.rows, n = with.outputs, k = with.inputs;
+    bool through = lks_spec_present(&spec->inputs[2]);
     lks_product_spec product = {};
     product.type = product.result = type;
     product.m = m, product.n = k, product.k = n, product.batch = 1;
@@ -337,7 +347,11 @@ lks_status linear_grad_input_prepare(void **out, lks_device *device, const lks_k
     linear_state *state;
     LKS_TRY(LKS_NEW(&state));
     state->cuda = lks_cuda_of(device);
-    LKS_TRY(linear_finish(state, &product, true));
+    state->rows = m, state->columns = k, state->type = type;
+    if (through)
+        state->activation =
+            static_cast<const lks_linear_attributes *>(spec->attributes)->activation;
+    LKS_TRY(linear_grad_input_choose(state, &product, through));
     *workspace = products_workspace(state);
     *out = state;
     return LKS_OK;
@@ -346,8 +360,15 @@ lks_status linear_grad_input_prepare(void **out, lks_device *device, const lks_k
 lks_status linear_grad_input_run(void *state_, const lks_kernel_run *run)
 {
     const linear_state *state = static_cast<const linear_state *>(state_);
-    return lks_product_run(state->products[run->accumulate[0]], run->inputs[0], run->inputs[1],
-                           run->outputs[0], nullptr, nullptr, run->workspace);
+    void *dx = run->outputs[0];
+    /* Read alone: `pre` of a gradient. */
+    void *saved = const_cast<void *>(run->inputs[2]);
+    lks_product *product = state->products[run->accumulate[0] && !saved];
+    LKS_TRY(lks_product_run(product, run->inputs[0], run->inputs[1], dx, nullptr,
+                            state->activation_apart ? nullptr : saved, run->workspace));
+    if (!state->activation_apart)
+        return LKS_OK;
+    return activation_grad(state, state->rows * state->columns, dx, saved, dx);
 }
 
 /* --- linear_grad_weight ---------------------------------------------------------------------- */
@@ -356,12 +377,10 @@ lks_status linear_grad_weight_prepare(void **out, lks_device *device, const lks_
                                       size_t *workspace)
 {
     lks_dtype type;
-    LKS_TRY(lks_cuda_expect_types(spec, "tt", "fF", &type));
-    const lks_kernel_tensor *dz = &spec->inputs[0], *x = &spec->inputs[1];
-    int64_t m = lks_cuda_rows(dz), n = lks_cuda_columns(dz), k = lks_cuda_columns(x);
-    LKS_TRY(expect_matrix(spec, "x", x, m, k));
-    LKS_TRY(expect_matrix(spec, "dw", &spec->outputs[0], n, k));
-    LKS_TRY(lks_cuda_expect_elements(spec, "db", &spec->outputs[1], n));
+    LKS_TRY(lks_spec_expect_types(spec, "tt", "fF", &type));
+    lks_linear_sizes with;
+    LKS_TRY(lks_shapes_expect_linear_grad_weight(spec, &with));
+    int64_t m = with.rows, n = with.outputs, k = with.inputs;
     lks_product_spec product = {};
     product.type = type, product.result = LKS_F32;
     product.m = n, product.n = k, product.k = m, product.batch = 1;
@@ -374,7 +393,7 @@ lks_status linear_grad_weight_prepare(void **out, lks_device *device, const lks_
     state->rows = m, state->columns = n, state->type = type;
     LKS_TRY(linear_finish(state, &product, true));
     *workspace = state->products_bytes = products_workspace(state);
-    if (lks_cuda_present(&spec->outputs[1]))
+    if (lks_spec_present(&spec->outputs[1]))
         *workspace +=
             sizeof(float) * (size_t)(type == LKS_BF16 ? lks_columns_workspace<lks_bf16>(m, n)
                                                       : lks_columns_workspace<float>(m, n));

@@ -1,12 +1,16 @@
-/* norm and norm_grad. A row that fits is held in the registers of a warp (up to four vectors a lane) or, beyond, of a
- * block; any other is read from memory again for each sum. */
+/* norm and norm_grad. A row that fits is held by a warp (up to four vectors a lane) or, beyond, by a block, in registers or
+ * in shared memory, where norm_grad's next row arrives meanwhile; any other is read from memory again for each sum. */
 #include "kernels/cuda/columns.cuh"
 
 namespace
 {
 
-enum { THREADS = 128, ROW_WARPS = 8, VECTORS_MAX = 4 };
-constexpr int64_t BLOCKS_MAX = 528;
+enum { THREADS = 128, GRAD_THREADS = 256, ROW_WARPS = 8, VECTORS_MAX = 4 };
+enum {
+    BLOCKS_NARROW = 264,
+    BLOCKS_WIDE = 528
+}; /* of norm_grad: those that run at once on large devices */
+enum { FINISH_ROWS = 32 };
 
 /* How a row is shared out; `warps` 0: the path for any width. */
 struct norm_plan {
@@ -37,11 +41,11 @@ lks_status norm_make(void **out, lks_device *device, const lks_kernel_spec *spec
     norm_state *state;
     LKS_TRY(LKS_NEW(&state));
     *state = {lks_cuda_of(device),
-              lks_cuda_rows(x),
-              lks_cuda_columns(x),
+              lks_spec_rows(x),
+              lks_spec_columns(x),
               *static_cast<const lks_norm_attributes *>(spec->attributes),
               type,
-              plan_of(type, lks_cuda_columns(x))};
+              plan_of(type, lks_spec_columns(x))};
     *out = state;
     return LKS_OK;
 }
@@ -75,21 +79,50 @@ template <typename T> struct norm_arguments {
     bool layer;
 };
 
-/* s, as it is kept: rounded where it is a sum. */
-template <typename T>
-static __device__ __forceinline__ lks_vector<T> load_sum(const norm_arguments<T> &with, int64_t at)
+/* Of what no thread of the launch writes. */
+template <typename T> static __device__ __forceinline__ lks_vector<T> load_parameter(const T *from)
 {
-    lks_vector<T> s = lks_vector<T>::load(with.x + at);
-    if (!with.residual)
-        return s;
-    lks_vector<T> residual = lks_vector<T>::load(with.residual + at);
-    float sum[lks_vector<T>::SIZE];
+    uint4 raw = __ldg(reinterpret_cast<const uint4 *>(from));
+    return {{raw.x, raw.y, raw.z, raw.w}};
+}
+
+/* Whether a row has vector `v` of a thread's Vectors: all but the last are there. */
+template <int Vectors>
+static __device__ __forceinline__ bool has_vector(int v, int64_t column, int64_t width)
+{
+    return v < Vectors - 1 || column < width;
+}
+
+/* A thread's share of s, as it is kept: rounded where it is a sum. All loads come before the first store. */
+template <typename T, int Row, int Vectors>
+static __device__ __forceinline__ void load_sums(const norm_arguments<T> &with, int64_t row,
+                                                 int thread, lks_vector<T> (&s)[Vectors])
+{
+    constexpr int SIZE = lks_vector<T>::SIZE;
+    lks_vector<T> residual[Vectors];
+    const int64_t first = row * with.width;
 #pragma unroll
-    for (int i = 0; i < lks_vector<T>::SIZE; ++i)
-        sum[i] = s[i] + residual[i];
-    s = lks_vector<T>::round(sum);
-    s.store(with.sum + at);
-    return s;
+    for (int v = 0; v < Vectors; ++v) {
+        int64_t column = (v * Row + thread) * SIZE;
+        if (has_vector<Vectors>(v, column, with.width)) {
+            s[v] = lks_vector<T>::load(with.x + first + column);
+            if (with.residual)
+                residual[v] = lks_vector<T>::load(with.residual + first + column);
+        }
+    }
+    if (!with.residual)
+        return;
+#pragma unroll
+    for (int v = 0; v < Vectors; ++v) {
+        int64_t column = (v * Row + thread) * SIZE;
+        float sum[SIZE];
+#pragma unroll
+        for (int i = 0; i < SIZE; ++i)
+            sum[i] = s[v][i] + residual[v][i];
+        s[v] = lks_vector<T>::round(sum);
+        if (has_vector<Vectors>(v, column, with.width))
+            s[v].store(with.sum + first + column);
+    }
 }
 
 template <typename T>
@@ -97,13 +130,13 @@ static __device__ __forceinline__ void store_normal(const norm_arguments<T> &wit
                                                     int64_t column, const lks_vector<T> &s,
                                                     float mean, float rstd)
 {
-    lks_vector<T> gain = lks_vector<T>::load(with.gain + column);
+    lks_vector<T> gain = load_parameter(with.gain + column);
     float y[lks_vector<T>::SIZE];
 #pragma unroll
     for (int i = 0; i < lks_vector<T>::SIZE; ++i)
         y[i] = (s[i] - mean) * rstd * gain[i];
     if (with.bias) {
-        lks_vector<T> bias = lks_vector<T>::load(with.bias + column);
+        lks_vector<T> bias = load_parameter(with.bias + column);
 #pragma unroll
         for (int i = 0; i < lks_vector<T>::SIZE; ++i)
             y[i] += bias[i];
@@ -131,23 +164,20 @@ static __global__ void __launch_bounds__(Warps > 1 ? 32 * Warps : THREADS)
     int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / ROW;
     if (row >= with.rows)
         return;
-    lks_vector<T> s[Vectors];
+    lks_vector<T> s[Vectors] = {};
     float sum = 0, squares = 0, mean = 0;
+    load_sums<T, ROW>(with, row, thread, s);
 #pragma unroll
-    for (int v = 0; v < Vectors; ++v) {
-        int64_t column = (int64_t)(v * ROW + thread) * SIZE;
-        if (column < with.width) {
-            s[v] = load_sum(with, row * with.width + column);
+    for (int v = 0; v < Vectors; ++v)
+        if (has_vector<Vectors>(v, (v * ROW + thread) * SIZE, with.width))
 #pragma unroll
             for (int i = 0; i < SIZE; ++i)
                 sum += s[v][i];
-        }
-    }
     if (with.layer)
         mean = row_sum<Warps>(sum, shared) / (float)with.width;
 #pragma unroll
     for (int v = 0; v < Vectors; ++v)
-        if ((int64_t)(v * ROW + thread) * SIZE < with.width)
+        if (has_vector<Vectors>(v, (v * ROW + thread) * SIZE, with.width))
 #pragma unroll
             for (int i = 0; i < SIZE; ++i)
                 squares += (s[v][i] - mean) * (s[v][i] - mean);
@@ -155,8 +185,8 @@ static __global__ void __launch_bounds__(Warps > 1 ? 32 * Warps : THREADS)
     float rstd = 1.0f / sqrtf(squares / (float)with.width + with.epsilon);
 #pragma unroll
     for (int v = 0; v < Vectors; ++v) {
-        int64_t column = (int64_t)(v * ROW + thread) * SIZE;
-        if (column < with.width)
+        int64_t column = (v * ROW + thread) * SIZE;
+        if (has_vector<Vectors>(v, column, with.width))
             store_normal(with, row, column, s[v], mean, rstd);
     }
     if (thread == 0)
@@ -232,20 +262,7 @@ lks_status norm_prepare(void **out, lks_device *device, const lks_kernel_spec *s
 {
     lks_dtype type;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "tTtT", "tTFF", &type));
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    const lks_kernel_tensor *in = spec->inputs, *to = spec->outputs;
-    int64_t elements = lks_cuda_elements(in), rows = lks_cuda_rows(in),
-            width = lks_cuda_columns(in);
-    LKS_TRY(lks_cuda_expect_elements(spec, "residual", &in[1], elements));
-    LKS_TRY(lks_cuda_expect_elements(spec, "gain", &in[2], width));
-    LKS_TRY(lks_cuda_expect_elements(spec, "bias", &in[3], width));
-    LKS_TRY(lks_cuda_expect_elements(spec, "y", &to[0], elements));
-    LKS_TRY(lks_cuda_expect_elements(spec, "s", &to[1], elements));
-    LKS_TRY(lks_cuda_expect_elements(spec, "mean", &to[2], rows));
-    LKS_TRY(lks_cuda_expect_elements(spec, "rstd", &to[3], rows));
-    if (lks_cuda_present(&in[1]) != lks_cuda_present(&to[1]))
-        return lks_cuda_refuse(spec, "residual and s go together");
+    LKS_TRY(lks_shapes_expect_norm(spec, &type));
     return norm_make(out, device, spec, type);
 }
 
@@ -283,17 +300,106 @@ static __device__ __forceinline__ float input_gradient(const norm_row &row, floa
     return row.rstd * (dy * gain - row.center - (s - row.mean) * row.rstd * row.slope);
 }
 
+/* A group of threads has rows first, first + step, ...; while it works on one the next is copied to the other half of its
+ * part of shared memory. A thread copies what it reads itself, so that no barrier is needed. */
+template <typename T, int Warps, int Vectors> struct grad_group {
+    static constexpr int SIZE = lks_vector<T>::SIZE, ROW = 32 * Warps, WIDTH = ROW * SIZE * Vectors;
+    static constexpr int GROUPS = Warps > 1 ? 1 : GRAD_THREADS / 32;
+    static constexpr int HALF = 3 * WIDTH; /* s, dy, dsum */
+    static constexpr size_t SHARED_BYTES =
+        ROW_WARPS * 2 * sizeof(float) + GROUPS * 2 * HALF * sizeof(T);
+
+    int thread;
+    T *halves;                                      /* [2, 3, WIDTH] */
+    float *parts;                                   /* where there are several warps: [2, Warps] */
+    lks_vector<T> parameter[Vectors];               /* gain */
+    float gain[Vectors][SIZE], bias[Vectors][SIZE]; /* the column sums */
+};
+
+template <typename T, int Warps, int Vectors>
+static __device__ __forceinline__ void copy_row(const norm_grad_arguments<T> &with,
+                                                const grad_group<T, Warps, Vectors> &group,
+                                                int half, int64_t row)
+{
+    typedef grad_group<T, Warps, Vectors> G;
+    if (row < with.rows)
+#pragma unroll
+        for (int v = 0; v < Vectors; ++v) {
+            int column = (v * G::ROW + group.thread) * G::SIZE;
+            int64_t from = row * with.width + column;
+            T *to = group.halves + half * G::HALF + column;
+            if (!has_vector<Vectors>(v, column, with.width))
+                continue;
+            lks_copy16(to, with.s + from, true);
+            lks_copy16(to + G::WIDTH, with.dy + from, true);
+            if (with.dsum)
+                lks_copy16(to + 2 * G::WIDTH, with.dsum + from, true);
+        }
+    lks_copy_commit();
+}
+
+template <typename T>
+static __device__ __forceinline__ norm_row row_statistics(const norm_grad_arguments<T> &with,
+                                                          int64_t row)
+{
+    if (row >= with.rows)
+        return {0, 0, 0, 0};
+    return {with.layer ? with.mean[row] : 0, with.rstd[row], 0, 0};
+}
+
+/* Two sums over the threads of a row, in all of them. */
+template <int Warps>
+static __device__ __forceinline__ void row_sums(float &a, float &b, float *shared)
+{
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+        a += __shfl_xor_sync(0xffffffffu, a, offset);
+        b += __shfl_xor_sync(0xffffffffu, b, offset);
+    }
+    if constexpr (Warps > 1) {
+        __syncthreads();
+        if (threadIdx.x % 32 == 0) {
+            shared[threadIdx.x / 32] = a;
+            shared[Warps + threadIdx.x / 32] = b;
+        }
+        __syncthreads();
+        a = shared[0];
+        b = shared[Warps];
+        for (int warp = 1; warp < Warps; ++warp) {
+            a += shared[warp];
+            b += shared[Warps + warp];
+        }
+    }
+}
+
+/* Adds to the column sums, and to the row's center and slope. */
+template <typename T, int Warps, int Vectors>
+static __device__ __forceinline__ void add_vector(grad_group<T, Warps, Vectors> &group, int v,
+                                                  const lks_vector<T> &s, const lks_vector<T> &dy,
+                                                  norm_row &row)
+{
+#pragma unroll
+    for (int i = 0; i < lks_vector<T>::SIZE; ++i) {
+        float normal = (s[i] - row.mean) * row.rstd, product = dy[i] * group.parameter[v][i];
+        row.center += product;
+        row.slope += product * normal;
+        group.gain[v][i] += dy[i] * normal;
+        group.bias[v][i] += dy[i];
+    }
+}
+
 template <typename T>
 static __device__ __forceinline__ void
 store_input_gradient(const norm_grad_arguments<T> &with, const norm_row &row, int64_t at,
-                     const lks_vector<T> &s, const lks_vector<T> &dy, const lks_vector<T> &gain)
+                     const T *staged, int width, const lks_vector<T> &gain)
 {
+    lks_vector<T> s = lks_vector<T>::load(staged), dy = lks_vector<T>::load(staged + width);
     float ds[lks_vector<T>::SIZE];
 #pragma unroll
     for (int i = 0; i < lks_vector<T>::SIZE; ++i)
         ds[i] = input_gradient(row, s[i], dy[i], gain[i]);
     if (with.dsum) {
-        lks_vector<T> dsum = lks_vector<T>::load(with.dsum + at);
+        lks_vector<T> dsum = lks_vector<T>::load(staged + 2 * width);
 #pragma unroll
         for (int i = 0; i < lks_vector<T>::SIZE; ++i)
             ds[i] += dsum[i];
@@ -307,92 +413,119 @@ store_input_gradient(const norm_grad_arguments<T> &with, const norm_row &row, in
     lks_vector<T>::round(ds).store(with.ds + at);
 }
 
-/* The rows of a group of threads: first, first + step, ...; its column sums stay in registers. */
-template <typename T, int Warps, int Vectors> struct norm_columns {
-    float gain[Vectors][lks_vector<T>::SIZE], bias[Vectors][lks_vector<T>::SIZE];
-};
-
 template <typename T, int Warps, int Vectors>
 static __device__ __forceinline__ void grad_row(const norm_grad_arguments<T> &with, int64_t at_row,
-                                                int thread, float *shared,
-                                                norm_columns<T, Warps, Vectors> &columns)
+                                                norm_row row, int half, float inverse_width,
+                                                grad_group<T, Warps, Vectors> &group)
 {
-    constexpr int SIZE = lks_vector<T>::SIZE, ROW = 32 * Warps;
-    int64_t first = at_row * with.width;
-    norm_row row = {with.layer ? with.mean[at_row] : 0, with.rstd[at_row], 0, 0};
-    lks_vector<T> s[Vectors], dy[Vectors];
+    typedef grad_group<T, Warps, Vectors> G;
+    const T *staged = group.halves + half * G::HALF + group.thread * G::SIZE;
 #pragma unroll
     for (int v = 0; v < Vectors; ++v) {
-        int64_t column = (int64_t)(v * ROW + thread) * SIZE;
-        if (column < with.width) {
-            s[v] = lks_vector<T>::load(with.s + first + column);
-            dy[v] = lks_vector<T>::load(with.dy + first + column);
-        }
+        const T *from = staged + v * G::ROW * G::SIZE;
+        if (has_vector<Vectors>(v, (v * G::ROW + group.thread) * G::SIZE, with.width))
+            add_vector(group, v, lks_vector<T>::load(from), lks_vector<T>::load(from + G::WIDTH),
+                       row);
     }
+    row_sums<Warps>(row.slope, row.center, group.parts);
+    row.slope *= inverse_width;
+    row.center = with.layer ? row.center * inverse_width : 0;
+    __syncwarp(); /* so that the row is read again: the registers are for the sums */
 #pragma unroll
     for (int v = 0; v < Vectors; ++v) {
-        int64_t column = (int64_t)(v * ROW + thread) * SIZE;
-        if (column < with.width) {
-            lks_vector<T> gain = lks_vector<T>::load(with.gain + column);
-#pragma unroll
-            for (int i = 0; i < SIZE; ++i) {
-                float normal = (s[v][i] - row.mean) * row.rstd, product = dy[v][i] * gain[i];
-                row.center += product;
-                row.slope += product * normal;
-                columns.gain[v][i] += dy[v][i] * normal;
-                columns.bias[v][i] += dy[v][i];
-            }
-        }
-    }
-    row.slope = row_sum<Warps>(row.slope, shared) / (float)with.width;
-    row.center = with.layer ? row_sum<Warps>(row.center, shared) / (float)with.width : 0;
-#pragma unroll
-    for (int v = 0; v < Vectors; ++v) {
-        int64_t column = (int64_t)(v * ROW + thread) * SIZE;
-        if (column < with.width)
-            store_input_gradient(with, row, first + column, s[v], dy[v],
-                                 lks_vector<T>::load(with.gain + column));
+        int64_t column = (v * G::ROW + group.thread) * G::SIZE;
+        if (has_vector<Vectors>(v, column, with.width))
+            store_input_gradient(with, row, at_row * with.width + column,
+                                 staged + v * G::ROW * G::SIZE, G::WIDTH, group.parameter[v]);
     }
 }
 
-/* The sums of a block's warps are added in order. */
+/* A block of one group writes its column sums itself. */
 template <typename T, int Warps, int Vectors>
-static __global__ void __launch_bounds__(Warps > 1 ? 32 * Warps : THREADS)
+static __device__ __forceinline__ void store_columns(const grad_group<T, Warps, Vectors> &group,
+                                                     int64_t width, float *gain, float *bias)
+{
+    typedef grad_group<T, Warps, Vectors> G;
+#pragma unroll
+    for (int v = 0; v < Vectors; ++v) {
+        int column = (v * G::ROW + group.thread) * G::SIZE;
+        if (!has_vector<Vectors>(v, column, width))
+            continue;
+#pragma unroll
+        for (int i = 0; i < G::SIZE; i += 4) {
+            lks_vector<float>::round(&group.gain[v][i]).store(gain + column + i);
+            lks_vector<float>::round(&group.bias[v][i]).store(bias + column + i);
+        }
+    }
+}
+
+/* The sums of a block's groups are added in order: each group's in its own part of shared memory. */
+template <typename T, int Warps, int Vectors>
+static __global__ void __launch_bounds__(GRAD_THREADS, Warps > 1 || Vectors > 3 ? 1 : 2)
     norm_grad_rows(norm_grad_arguments<T> with)
 {
-    constexpr int SIZE = lks_vector<T>::SIZE, ROW = 32 * Warps;
-    constexpr int GROUPS = Warps > 1 ? 1 : THREADS / 32, WIDTH = ROW * SIZE * Vectors;
-    LKS_DYNAMIC_SHARED(float, shared);
-    float *sums = shared + ROW_WARPS; /* [2, WIDTH] where there are GROUPS */
-    int thread = (int)threadIdx.x % ROW, group = (int)threadIdx.x / ROW;
-    norm_columns<T, Warps, Vectors> columns = {};
-    for (int64_t row = (int64_t)blockIdx.x * GROUPS + group; row < with.rows;
-         row += (int64_t)gridDim.x * GROUPS)
-        grad_row<T, Warps, Vectors>(with, row, thread, shared, columns);
-    float *partial = with.partials + (int64_t)blockIdx.x * 2 * with.width;
-    for (int turn = 0; turn < GROUPS; ++turn) {
-        if (group == turn)
+    typedef grad_group<T, Warps, Vectors> G;
+    LKS_DYNAMIC_SHARED(float, shared); /* parts, then the groups' halves */
+    T *halves = reinterpret_cast<T *>(shared + 2 * ROW_WARPS);
+    const int number = (int)threadIdx.x / G::ROW;
+    const int64_t step = (int64_t)gridDim.x * G::GROUPS;
+    const float inverse_width = 1.0f / (float)with.width;
+    int64_t row = (int64_t)blockIdx.x * G::GROUPS + number;
+    G group = {(int)threadIdx.x % G::ROW, halves + number * 2 * G::HALF, shared, {}, {}, {}};
+    copy_row(with, group, 0, row);
+    norm_row next = row_statistics(with, row);
 #pragma unroll
-            for (int v = 0; v < Vectors; ++v)
-#pragma unroll
-                for (int i = 0; i < SIZE; ++i) {
-                    int column = (v * ROW + thread) * SIZE + i;
-                    int place = (v * SIZE + i) * ROW + thread; /* no two lanes in one bank */
-                    float gain = columns.gain[v][i], bias = columns.bias[v][i];
-                    if (turn > 0) {
-                        gain += sums[place];
-                        bias += sums[WIDTH + place];
-                    }
-                    if (turn < GROUPS - 1) {
-                        sums[place] = gain;
-                        sums[WIDTH + place] = bias;
-                    } else if (column < with.width) {
-                        partial[column] = gain;
-                        partial[with.width + column] = bias;
-                    }
-                }
-        __syncthreads();
+    for (int v = 0; v < Vectors; ++v)
+        if (has_vector<Vectors>(v, (v * G::ROW + group.thread) * G::SIZE, with.width))
+            group.parameter[v] = load_parameter(with.gain + (v * G::ROW + group.thread) * G::SIZE);
+    for (int half = 0; row < with.rows; row += step, half ^= 1) {
+        norm_row now = next;
+        copy_row(with, group, half ^ 1, row + step);
+        next = row_statistics(with, row + step);
+        lks_copy_wait<1>();
+        grad_row(with, row, now, half, inverse_width, group);
     }
+    float *partial = with.partials + (int64_t)blockIdx.x * 2 * with.width;
+    if constexpr (G::GROUPS == 1) {
+        store_columns(group, with.width, partial, partial + with.width);
+    } else {
+        const int apart = 2 * G::HALF * (int)(sizeof(T)) / (int)sizeof(float);
+        float *sums = reinterpret_cast<float *>(halves); /* of each group: [2, width] */
+        float *own = sums + number * apart;
+        __syncwarp(); /* the halves are read */
+        store_columns(group, with.width, own, own + with.width);
+        __syncthreads();
+        for (int column = (int)threadIdx.x; column < 2 * (int)with.width; column += GRAD_THREADS) {
+            float sum = sums[column];
+#pragma unroll
+            for (int g = 1; g < G::GROUPS; ++g)
+                sum += sums[g * apart + column];
+            partial[column] = sum;
+        }
+    }
+}
+
+/* dgain, then dbias: sums over the partial sums of a column, those of FINISH_ROWS threads by butterfly. */
+static __global__ void __launch_bounds__(32 * FINISH_ROWS)
+    norm_grad_finish(const float *partials, int64_t count, int64_t width, float *dgain,
+                     float *dbias, bool add_gain, bool add_bias)
+{
+    __shared__ float sums[32][FINISH_ROWS + 1];
+    int64_t column = (int64_t)blockIdx.x * 32 + threadIdx.x;
+    float sum = 0;
+    if (column < 2 * width)
+#pragma unroll 4
+        for (int64_t p = threadIdx.y; p < count; p += FINISH_ROWS)
+            sum += partials[p * 2 * width + column];
+    sums[threadIdx.x][threadIdx.y] = sum;
+    __syncthreads();
+    sum = lks_warp_sum(sums[threadIdx.y][threadIdx.x]);
+    column = (int64_t)blockIdx.x * 32 + threadIdx.y;
+    if (threadIdx.x != 0 || column >= 2 * width)
+        return;
+    float *out = column < width ? dgain + column : dbias ? dbias + column - width : nullptr;
+    if (out)
+        *out = (column < width ? add_gain : add_bias) ? *out + sum : sum;
 }
 
 template <typename T>
@@ -445,20 +578,46 @@ int64_t partials_of(const norm_state *state)
 {
     if (state->plan.warps == 0)
         return lks_columns_runs(state->rows, (state->width + THREADS - 1) / THREADS);
-    int64_t groups = state->plan.warps > 1 ? 1 : THREADS / 32;
+    int64_t groups = state->plan.warps > 1 ? 1 : GRAD_THREADS / 32;
+    int64_t most = state->plan.warps == 1 && state->plan.vectors > 2 ? BLOCKS_NARROW : BLOCKS_WIDE;
     int64_t blocks = (state->rows + groups - 1) / groups;
-    return blocks < BLOCKS_MAX ? blocks : BLOCKS_MAX;
+    return blocks < most ? blocks : most;
+}
+
+/* What a plan runs, and the shared memory of a block. */
+template <typename T> struct grad_kernel {
+    void (*run)(norm_grad_arguments<T>);
+    size_t shared_bytes;
+};
+template <typename T, int Warps> grad_kernel<T> grad_kernel_of(int vectors)
+{
+    switch (vectors) {
+    case 1:
+        return {norm_grad_rows<T, Warps, 1>, grad_group<T, Warps, 1>::SHARED_BYTES};
+    case 2:
+        return {norm_grad_rows<T, Warps, 2>, grad_group<T, Warps, 2>::SHARED_BYTES};
+    case 3:
+        return {norm_grad_rows<T, Warps, 3>, grad_group<T, Warps, 3>::SHARED_BYTES};
+    default:
+        return {norm_grad_rows<T, Warps, 4>, grad_group<T, Warps, 4>::SHARED_BYTES};
+    }
+}
+template <typename T> grad_kernel<T> grad_kernel_of(const norm_plan &plan)
+{
+    return plan.warps > 1 ? grad_kernel_of<T, ROW_WARPS>(plan.vectors)
+                          : grad_kernel_of<T, 1>(plan.vectors);
+}
+template <typename T> lks_status grad_allow_shared(const norm_plan &plan)
+{
+    if (plan.warps == 0)
+        return LKS_OK;
+    grad_kernel<T> kernel = grad_kernel_of<T>(plan);
+    return lks_cuda_allow_shared(kernel.run, kernel.shared_bytes);
 }
 
 template <typename T>
 void norm_grad_launch(const norm_state *state, const norm_grad_arguments<T> &with)
 {
-    typedef void (*kernel_type)(norm_grad_arguments<T>);
-    static const kernel_type warps[] = {norm_grad_rows<T, 1, 1>, norm_grad_rows<T, 1, 2>,
-                                        norm_grad_rows<T, 1, 3>, norm_grad_rows<T, 1, 4>};
-    static const kernel_type blocks[] = {
-        norm_grad_rows<T, ROW_WARPS, 1>, norm_grad_rows<T, ROW_WARPS, 2>,
-        norm_grad_rows<T, ROW_WARPS, 3>, norm_grad_rows<T, ROW_WARPS, 4>};
     unsigned partials = (unsigned)partials_of(state);
     cudaStream_t stream = state->cuda->stream;
     if (state->plan.warps == 0) {
@@ -470,35 +629,20 @@ void norm_grad_launch(const norm_state *state, const norm_grad_arguments<T> &wit
                    ROW_WARPS * sizeof(float), stream, with);
         return;
     }
-    bool wide = state->plan.warps > 1;
-    kernel_type kernel = (wide ? blocks : warps)[state->plan.vectors - 1];
-    size_t sums = wide ? 0 : (size_t)(2 * 32 * lks_vector<T>::SIZE * state->plan.vectors);
-    LKS_LAUNCH(kernel, dim3(partials), dim3(wide ? 32 * ROW_WARPS : THREADS),
-               (ROW_WARPS + sums) * sizeof(float), stream, with);
+    grad_kernel<T> kernel = grad_kernel_of<T>(state->plan);
+    LKS_LAUNCH(kernel.run, dim3(partials), dim3(GRAD_THREADS), kernel.shared_bytes, stream, with);
 }
 
 lks_status norm_grad_prepare(void **out, lks_device *device, const lks_kernel_spec *spec,
                              size_t *workspace)
 {
     lks_dtype type;
-    LKS_TRY(lks_cuda_expect_types(spec, "ttFftT", "tfF", &type));
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    const lks_kernel_tensor *in = spec->inputs, *to = spec->outputs;
-    int64_t elements = lks_cuda_elements(in), rows = lks_cuda_rows(in),
-            width = lks_cuda_columns(in);
-    LKS_TRY(lks_cuda_expect_elements(spec, "gain", &in[1], width));
-    LKS_TRY(lks_cuda_expect_elements(spec, "mean", &in[2], rows));
-    LKS_TRY(lks_cuda_expect_elements(spec, "rstd", &in[3], rows));
-    LKS_TRY(lks_cuda_expect_elements(spec, "dy", &in[4], elements));
-    LKS_TRY(lks_cuda_expect_elements(spec, "dsum", &in[5], elements));
-    LKS_TRY(lks_cuda_expect_elements(spec, "ds", &to[0], elements));
-    LKS_TRY(lks_cuda_expect_elements(spec, "dgain", &to[1], width));
-    LKS_TRY(lks_cuda_expect_elements(spec, "dbias", &to[2], width));
-    bool layer = static_cast<const lks_norm_attributes *>(spec->attributes)->kind == LKS_NORM_LAYER;
-    if (layer != lks_cuda_present(&in[2]))
-        return lks_cuda_refuse(spec, "a layer norm has a mean, an rms norm has none");
+    LKS_TRY(lks_shapes_expect_norm_grad(spec, &type));
+    norm_plan plan = plan_of(type, lks_spec_columns(&spec->inputs[0]));
+    LKS_TRY(type == LKS_BF16 ? grad_allow_shared<lks_bf16>(plan) : grad_allow_shared<float>(plan));
     LKS_TRY(norm_make(out, device, spec, type));
-    *workspace = (size_t)(partials_of(static_cast<norm_state *>(*out)) * 2 * width) * sizeof(float);
+    const norm_state *state = static_cast<const norm_state *>(*out);
+    *workspace = (size_t)(partials_of(state) * 2 * state->width) * sizeof(float);
     return LKS_OK;
 }
 
@@ -518,11 +662,10 @@ template <typename T> void norm_grad_all(const norm_state *state, const lks_kern
                                    state->with.kind == LKS_NORM_LAYER,
                                    run->accumulate[0]};
     norm_grad_launch(state, with);
-    for (int i = 1; i <= 2; ++i)
-        if (run->outputs[i])
-            lks_columns_finish_launch(state->cuda, partials + (i - 1) * state->width,
-                                      partials_of(state), 2 * state->width, state->width,
-                                      static_cast<float *>(run->outputs[i]), run->accumulate[i]);
+    LKS_LAUNCH(norm_grad_finish, dim3((unsigned)((2 * state->width + 31) / 32)),
+               dim3(32, FINISH_ROWS), 0, state->cuda->stream, with.partials, partials_of(state),
+               state->width, static_cast<float *>(run->outputs[1]),
+               static_cast<float *>(run->outputs[2]), run->accumulate[1], run->accumulate[2]);
 }
 
 lks_status norm_grad_run(void *state_, const lks_kernel_run *run)

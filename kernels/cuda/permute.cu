@@ -8,107 +8,23 @@ enum {
     PERMUTE_ROWS = PERMUTE_THREADS / PERMUTE_TILE,
 };
 
-/* y[outer..., row, column] = x[outer..., column, row] after neighbouring axes that stay
- * neighbours are joined: along a row's index x is contiguous, along a column's y is. Where the
- * last axis stays last, there is one row and both are contiguous along the columns. */
-typedef struct permute_plan {
-    int axes; /* outer ones, the innermost of y first */
-    int64_t size[LKS_AXES_MAX], x_step[LKS_AXES_MAX], y_step[LKS_AXES_MAX];
-    int64_t outer; /* product of size */
-    int64_t rows, row_y_step;
-    int64_t columns, column_x_step;
-} permute_plan;
-
 typedef struct permute_state {
     lks_cuda_device *cuda;
-    permute_plan plan;
+    lks_permutation plan;
     lks_dtype type, result;
 } permute_state;
-
-typedef struct permute_axes {
-    int count;
-    int64_t size[LKS_AXES_MAX], x_step[LKS_AXES_MAX]; /* in y's order */
-} permute_axes;
-
-static lks_status permute_check(const lks_kernel_spec *spec)
-{
-    const lks_permute_attributes *attributes = (const lks_permute_attributes *)spec->attributes;
-    const lks_shape *x = &spec->inputs[0].shape;
-    lks_shape wanted = {};
-    unsigned seen = 0;
-    wanted.axes = x->axes;
-    for (int i = 0; i < x->axes; ++i) {
-        int from = attributes->order[i];
-        if (from < 0 || from >= x->axes || (seen >> from & 1))
-            return lks_cuda_refuse(spec, "order[%d] = %d makes no permutation", i, from);
-        seen |= 1u << from;
-        wanted.size[i] = x->size[from];
-    }
-    return lks_cuda_expect_shape(spec, "y", &spec->outputs[0], &wanted);
-}
-
-static permute_axes permute_join(const lks_shape *x, const int *order)
-{
-    permute_axes joined = {};
-    int64_t step[LKS_AXES_MAX];
-    int64_t elements = 1;
-    for (int i = x->axes - 1; i >= 0; --i) {
-        step[i] = elements;
-        elements *= x->size[i];
-    }
-    for (int i = 0; i < x->axes; ++i) {
-        int64_t size = x->size[order[i]], x_step = step[order[i]];
-        int last = joined.count - 1;
-        if (size == 1)
-            continue;
-        if (last >= 0 && joined.x_step[last] == size * x_step) {
-            joined.size[last] *= size;
-            joined.x_step[last] = x_step;
-            continue;
-        }
-        joined.size[joined.count] = size;
-        joined.x_step[joined.count++] = x_step;
-    }
-    return joined;
-}
-
-static permute_plan permute_make_plan(const permute_axes *joined)
-{
-    permute_plan plan = {};
-    int last = joined->count - 1;
-    int64_t y_step = 1;
-    plan.outer = plan.rows = plan.columns = plan.column_x_step = 1;
-    for (int i = last; i >= 0; y_step *= joined->size[i--]) {
-        if (i == last) {
-            plan.columns = joined->size[i];
-            plan.column_x_step = joined->x_step[i];
-        } else if (joined->x_step[i] == 1) {
-            plan.rows = joined->size[i];
-            plan.row_y_step = y_step;
-        } else {
-            plan.size[plan.axes] = joined->size[i];
-            plan.x_step[plan.axes] = joined->x_step[i];
-            plan.y_step[plan.axes++] = y_step;
-            plan.outer *= joined->size[i];
-        }
-    }
-    return plan;
-}
 
 static lks_status permute_prepare(void **state, lks_device *device, const lks_kernel_spec *spec,
                                   size_t *workspace)
 {
     lks_dtype type;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "t", "g", &type));
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    LKS_TRY(permute_check(spec));
-    const lks_permute_attributes *attributes = (const lks_permute_attributes *)spec->attributes;
-    permute_axes joined = permute_join(&spec->inputs[0].shape, attributes->order);
+    lks_permutation plan;
+    LKS_TRY(lks_shapes_expect_permute(spec, &plan, &type));
     permute_state *s = NULL;
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);
-    s->plan = permute_make_plan(&joined);
+    s->plan = plan;
     s->type = type;
     s->result = spec->outputs[0].dtype;
     *state = s;
@@ -116,7 +32,7 @@ static lks_status permute_prepare(void **state, lks_device *device, const lks_ke
 }
 
 /* Where outer entry `index` begins in x and in y. */
-static __device__ __forceinline__ void permute_place(const permute_plan &plan, int64_t index,
+static __device__ __forceinline__ void permute_place(const lks_permutation &plan, int64_t index,
                                                      int64_t *x, int64_t *y)
 {
     *x = *y = 0;
@@ -133,7 +49,7 @@ static __device__ __forceinline__ void permute_place(const permute_plan &plan, i
 
 /* Columns are contiguous in both: N at a time. */
 template <int N, typename T, typename O>
-static __global__ void permute_copy_kernel(permute_plan plan, const T *x, O *y, bool add)
+static __global__ void permute_copy_kernel(lks_permutation plan, const T *x, O *y, bool add)
 {
     const int64_t words = plan.columns / N, n = plan.outer * words;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
@@ -155,7 +71,7 @@ static __global__ void permute_copy_kernel(permute_plan plan, const T *x, O *y, 
 /* Tiles through shared memory: read along x's contiguous axis, written along y's. */
 template <typename T, typename O>
 static __global__ void __launch_bounds__(PERMUTE_THREADS)
-    permute_tile_kernel(permute_plan plan, const T *x, O *y, bool add)
+    permute_tile_kernel(lks_permutation plan, const T *x, O *y, bool add)
 {
     LKS_DYNAMIC_SHARED(float, tile); /* [PERMUTE_TILE][PERMUTE_PITCH] */
     const int64_t across = (plan.rows + PERMUTE_TILE - 1) / PERMUTE_TILE;
@@ -181,7 +97,7 @@ static __global__ void __launch_bounds__(PERMUTE_THREADS)
     }
 }
 
-static bool permute_is_whole(const permute_plan *plan, int64_t n)
+static bool permute_is_whole(const lks_permutation *plan, int64_t n)
 {
     bool whole = plan->columns % n == 0;
     for (int i = 0; i < plan->axes; ++i)
@@ -192,7 +108,7 @@ static bool permute_is_whole(const permute_plan *plan, int64_t n)
 template <typename T, typename O>
 static lks_status permute_start(const permute_state *s, const lks_kernel_run *run)
 {
-    const permute_plan *plan = &s->plan;
+    const lks_permutation *plan = &s->plan;
     const T *x = (const T *)run->inputs[0];
     O *y = (O *)run->outputs[0];
     const int64_t n = plan->outer * plan->rows * plan->columns;

@@ -16,45 +16,21 @@ typedef struct pool_state {
     lks_dtype type, result;
 } pool_state;
 
-static lks_status pool_check(pool_view *view, const lks_kernel_spec *spec,
-                             const lks_kernel_tensor *x, const lks_kernel_tensor *y)
+static pool_view pool_look(const lks_shape *x, const lks_shape *y,
+                           const lks_pool2d_attributes *attributes)
 {
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    const lks_pool2d_attributes *a = (const lks_pool2d_attributes *)spec->attributes;
-    if (x->shape.axes != 4)
-        return lks_cuda_refuse(spec, "x is no B,H,W,C");
-    if (a->size_h < 1 || a->size_w < 1 || a->stride < 1 || a->padding < 0 ||
-        a->padding >= a->size_h || a->padding >= a->size_w)
-        return lks_cuda_refuse(spec,
-                               "window %dx%d, stride %d, padding %d; a window must hold a pixel",
-                               a->size_h, a->size_w, a->stride, a->padding);
-    const int64_t *size = x->shape.size;
-    int64_t down = size[1] + 2 * a->padding - a->size_h;
-    int64_t across = size[2] + 2 * a->padding - a->size_w;
-    if (down < 0 || across < 0)
-        return lks_cuda_refuse(spec, "the window %dx%d is larger than the image", a->size_h,
-                               a->size_w);
-    *view = (pool_view){*a,
-                        size[0],
-                        size[3],
-                        (int)size[1],
-                        (int)size[2],
-                        (int)(down / a->stride + 1),
-                        (int)(across / a->stride + 1)};
-    lks_shape wanted = {4, {size[0], view->out_height, view->out_width, size[3]}};
-    return lks_cuda_expect_shape(spec, "y", y, &wanted);
+    return {*attributes,     x->size[0],      x->size[3],     (int)x->size[1],
+            (int)x->size[2], (int)y->size[1], (int)y->size[2]};
 }
 
 static lks_status pool_create(void **state, lks_device *device, const lks_kernel_spec *spec,
                               const lks_kernel_tensor *x, const lks_kernel_tensor *y,
                               lks_dtype type)
 {
-    pool_view view;
     pool_state *s = NULL;
-    LKS_TRY(pool_check(&view, spec, x, y));
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);
-    s->view = view;
+    s->view = pool_look(&x->shape, &y->shape, (const lks_pool2d_attributes *)spec->attributes);
     s->type = type;
     s->result = spec->outputs[0].dtype;
     *state = s;
@@ -66,7 +42,7 @@ static lks_status pool_prepare(void **state, lks_device *device, const lks_kerne
 {
     lks_dtype type;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "t", "t", &type));
+    LKS_TRY(lks_shapes_expect_pool2d(spec, &type));
     return pool_create(state, device, spec, &spec->inputs[0], &spec->outputs[0], type);
 }
 
@@ -75,9 +51,7 @@ static lks_status pool_grad_prepare(void **state, lks_device *device, const lks_
 {
     lks_dtype type;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "ttt", "g", &type));
-    LKS_TRY(lks_cuda_expect_shape(spec, "dy", &spec->inputs[2], &spec->inputs[1].shape));
-    LKS_TRY(lks_cuda_expect_shape(spec, "dx", &spec->outputs[0], &spec->inputs[0].shape));
+    LKS_TRY(lks_shapes_expect_pool2d_grad(spec, &type));
     return pool_create(state, device, spec, &spec->inputs[0], &spec->inputs[1], type);
 }
 

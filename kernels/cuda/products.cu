@@ -76,20 +76,11 @@ cublasLtEpilogue_t epilogue_of(const lks_product_spec *spec)
         return CUBLASLT_EPILOGUE_BIAS;
     if (spec->epilogue == LKS_EPILOGUE_NONE)
         return CUBLASLT_EPILOGUE_DEFAULT;
+    if (spec->epilogue == LKS_EPILOGUE_GELU_GRAD)
+        return CUBLASLT_EPILOGUE_DGELU;
     if (spec->pre)
         return spec->bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
     return spec->bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
-}
-
-bool has_bias(const lks_product_spec *spec)
-{
-    return spec->epilogue == LKS_EPILOGUE_BIAS ||
-           (spec->epilogue == LKS_EPILOGUE_BIAS_GELU && spec->bias);
-}
-
-bool has_pre(const lks_product_spec *spec)
-{
-    return spec->epilogue == LKS_EPILOGUE_BIAS_GELU && spec->pre;
 }
 
 } // namespace
@@ -114,16 +105,11 @@ lks_status describe_epilogue(lks_product *product, const lks_product_spec *spec)
     /* Stands for the address until there is one: its alignment counts. */
     const void *somewhere = reinterpret_cast<const void *>(ALIGNMENT);
     LKS_TRY(set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(spec)));
-    if (product->bias) {
-        if (spec->type != spec->result)
-            LKS_TRY(set(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(spec->type)));
+    if (product->bias)
         LKS_TRY(set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, somewhere));
-    }
     if (product->pre) {
         LKS_TRY(set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, spec->ldc));
         LKS_TRY(set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, spec->stride_c));
-        LKS_TRY(
-            set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, type_of(spec->result)));
         LKS_TRY(set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, somewhere));
     }
     return LKS_OK;
@@ -231,13 +217,15 @@ lks_status lks_product_prepare(lks_product **out, lks_cuda_device *cuda,
     lks_product *product;
     bool found = false;
     *out = nullptr;
+    if (!lks_product_is_possible(spec))
+        return LKS_OK;
     LKS_TRY(LKS_NEW(&product));
     product->library = static_cast<const products *>(cuda->products);
     product->stream = cuda->stream;
     product->alpha = spec->alpha;
     product->beta = spec->accumulate ? 1.0f : 0.0f;
-    product->bias = has_bias(spec);
-    product->pre = has_pre(spec);
+    product->bias = lks_product_has_bias(spec);
+    product->pre = lks_product_has_pre(spec);
     lks_status status = prepare(product, spec, cuda->tf32, &found);
     if (status == LKS_OK && found)
         *out = product;

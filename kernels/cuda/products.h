@@ -9,8 +9,9 @@
  * have `type`; c has `result` (bf16 or f32); sums are in f32. */
 typedef enum lks_epilogue {
     LKS_EPILOGUE_NONE,
-    LKS_EPILOGUE_BIAS, /* + bias[n] (type `type`) */
+    LKS_EPILOGUE_BIAS, /* + bias[n], of type `result` */
     LKS_EPILOGUE_BIAS_GELU, /* gelu(x + bias[n]), x + bias[n] to `pre` (m x n, `result`); bias may be absent */
+    LKS_EPILOGUE_GELU_GRAD, /* x gelu'(pre), pre as above, read; not with `accumulate` */
 } lks_epilogue;
 
 typedef struct lks_product_spec {
@@ -23,6 +24,26 @@ typedef struct lks_product_spec {
     bool bias, pre; /* with LKS_EPILOGUE_BIAS_GELU: there is a bias, `pre` is wanted */
 } lks_product_spec;
 
+/* Whether the product has a bias, and a matrix beside c: `pre`. */
+static inline bool lks_product_has_bias(const lks_product_spec *spec)
+{
+    return spec->epilogue == LKS_EPILOGUE_BIAS ||
+           (spec->epilogue == LKS_EPILOGUE_BIAS_GELU && spec->bias);
+}
+static inline bool lks_product_has_pre(const lks_product_spec *spec)
+{
+    return spec->epilogue == LKS_EPILOGUE_GELU_GRAD ||
+           (spec->epilogue == LKS_EPILOGUE_BIAS_GELU && spec->pre);
+}
+/* cublasLt.h: rows and matrices of `pre` begin at multiples of 8 elements. Nor is anything added to a gradient of gelu:
+ * the epilogue would multiply that too. */
+static inline bool lks_product_is_possible(const lks_product_spec *spec)
+{
+    if (spec->epilogue == LKS_EPILOGUE_GELU_GRAD && spec->accumulate)
+        return false;
+    return !lks_product_has_pre(spec) || (spec->ldc % 8 == 0 && spec->stride_c % 8 == 0);
+}
+
 typedef struct lks_product lks_product;
 
 /* One handle per device. f32 factors are rounded to tf32 only where cuda->tf32. */
@@ -31,7 +52,7 @@ void lks_products_close(void *products); /* NULL is fine */
 /* "cublasLt 13.0.2" into `out`, returned: part of the arithmetic. */
 const char *lks_products_version(char *out, size_t size);
 
-/* *out is NULL where the library has no such product with the epilogue: it is then to be done apart. */
+/* *out is NULL where the product is not possible or the library has none with the epilogue: it is then to be done apart. */
 lks_status lks_product_prepare(lks_product **out, lks_cuda_device *cuda,
                                const lks_product_spec *spec) LKS_MUST_CHECK;
 void lks_product_release(lks_product *product); /* NULL is fine */

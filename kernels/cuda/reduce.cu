@@ -26,14 +26,7 @@ static lks_status reduce_create(void **state, lks_device *device, const lks_kern
 {
     const lks_reduce_attributes *a = (const lks_reduce_attributes *)spec->attributes;
     lks_dtype type;
-    LKS_TRY(lks_cuda_expect_types(spec, "t", "g", &type));
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    if (a->outer < 1 || a->middle < 1 || a->inner < 1)
-        return lks_cuda_refuse(spec, "view %lld x %lld x %lld has no elements", (long long)a->outer,
-                               (long long)a->middle, (long long)a->inner);
-    int64_t narrow = a->outer * a->inner, wide = narrow * a->middle;
-    LKS_TRY(lks_cuda_expect_elements(spec, "x", &spec->inputs[0], expand ? narrow : wide));
-    LKS_TRY(lks_cuda_expect_elements(spec, "y", &spec->outputs[0], expand ? wide : narrow));
+    LKS_TRY(expand ? lks_shapes_expect_expand(spec, &type) : lks_shapes_expect_reduce(spec, &type));
     reduce_state *s = NULL;
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);

@@ -4,47 +4,19 @@
 
 enum { SLICE_THREADS = 256 };
 
-/* Elements, or words, of one outer entry. */
-typedef struct slice_view {
-    int64_t outer;
-    int64_t whole, part, offset; /* all, the range, before the range */
-} slice_view;
-
 typedef struct slice_state {
     lks_cuda_device *cuda;
-    slice_view elements, words;
+    lks_slice_sizes elements, words;
     int word_bytes;
     lks_dtype from, to;
     bool scatter; /* unslice */
 } slice_state;
 
-static bool slice_fits(const lks_slice_attributes *a)
-{
-    return a->outer > 0 && a->middle > 0 && a->inner > 0 && a->length > 0 && a->begin >= 0 &&
-           a->length <= a->middle && a->begin <= a->middle - a->length;
-}
-
-static lks_status slice_check(const lks_kernel_spec *spec, bool scatter)
-{
-    LKS_TRY(lks_cuda_expect_types(spec, "x", "x", NULL));
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    const lks_slice_attributes *a = (const lks_slice_attributes *)spec->attributes;
-    if (!slice_fits(a))
-        return lks_cuda_refuse(spec, "range [%lld, +%lld) of a middle axis of %lld",
-                               (long long)a->begin, (long long)a->length, (long long)a->middle);
-    lks_dtype from = spec->inputs[0].dtype, to = spec->outputs[0].dtype;
-    if (from != to && !(from == LKS_BF16 && to == LKS_F32))
-        return lks_cuda_refuse(spec, "x and y differ in type");
-    int64_t part = a->outer * a->length * a->inner, whole = a->outer * a->middle * a->inner;
-    LKS_TRY(lks_cuda_expect_elements(spec, "x", &spec->inputs[0], scatter ? part : whole));
-    return lks_cuda_expect_elements(spec, "y", &spec->outputs[0], scatter ? whole : part);
-}
-
 /* The largest word that divides all three lengths. */
 static void slice_choose_word(slice_state *s)
 {
     const int64_t size = (int64_t)lks_dtype_bytes(s->from);
-    const slice_view *e = &s->elements;
+    const lks_slice_sizes *e = &s->elements;
     int64_t lengths = (e->whole | e->part | e->offset) * size;
     s->word_bytes = 16;
     while (lengths % s->word_bytes)
@@ -58,18 +30,16 @@ static void slice_choose_word(slice_state *s)
 static lks_status slice_create(void **state, lks_device *device, const lks_kernel_spec *spec,
                                bool scatter)
 {
-    LKS_TRY(slice_check(spec, scatter));
-    const lks_slice_attributes *a = (const lks_slice_attributes *)spec->attributes;
+    lks_slice_sizes size;
+    LKS_TRY(scatter ? lks_shapes_expect_unslice(spec, &size)
+                    : lks_shapes_expect_slice(spec, &size));
     slice_state *s = NULL;
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);
     s->from = spec->inputs[0].dtype;
     s->to = spec->outputs[0].dtype;
     s->scatter = scatter;
-    s->elements.outer = a->outer;
-    s->elements.whole = a->middle * a->inner;
-    s->elements.part = a->length * a->inner;
-    s->elements.offset = a->begin * a->inner;
+    s->elements = size;
     slice_choose_word(s);
     *state = s;
     return LKS_OK;
@@ -94,7 +64,7 @@ static lks_status unslice_prepare(void **state, lks_device *device, const lks_ke
          i += (int64_t)gridDim.x * blockDim.x)
 
 template <typename Word>
-static __global__ void slice_copy_kernel(slice_view view, const Word *x, Word *y)
+static __global__ void slice_copy_kernel(lks_slice_sizes view, const Word *x, Word *y)
 {
     SLICE_FOR(i, view.outer * view.part)
     {
@@ -104,7 +74,7 @@ static __global__ void slice_copy_kernel(slice_view view, const Word *x, Word *y
 
 /* Words outside of the range become 0. */
 template <typename Word>
-static __global__ void unslice_copy_kernel(slice_view view, const Word *x, Word *y)
+static __global__ void unslice_copy_kernel(lks_slice_sizes view, const Word *x, Word *y)
 {
     SLICE_FOR(i, view.outer * view.whole)
     {
@@ -118,7 +88,8 @@ static __global__ void unslice_copy_kernel(slice_view view, const Word *x, Word 
 
 /* Element i of the range, of x, is added to or stored in y's. */
 template <typename T, typename O>
-static __global__ void slice_add_kernel(slice_view view, bool scatter, bool add, const T *x, O *y)
+static __global__ void slice_add_kernel(lks_slice_sizes view, bool scatter, bool add, const T *x,
+                                        O *y)
 {
     SLICE_FOR(i, view.outer * view.part)
     {
@@ -132,7 +103,7 @@ static __global__ void slice_add_kernel(slice_view view, bool scatter, bool add,
 template <typename Word>
 static lks_status slice_copy_start(const slice_state *s, const lks_kernel_run *run)
 {
-    const slice_view view = s->words;
+    const lks_slice_sizes view = s->words;
     const int64_t count = view.outer * (s->scatter ? view.whole : view.part);
     const unsigned blocks = lks_cuda_blocks(s->cuda, count, SLICE_THREADS);
     const Word *x = (const Word *)run->inputs[0];
@@ -149,7 +120,7 @@ static lks_status slice_copy_start(const slice_state *s, const lks_kernel_run *r
 template <typename T, typename O>
 static lks_status slice_add_start(const slice_state *s, const lks_kernel_run *run)
 {
-    const slice_view view = s->elements;
+    const lks_slice_sizes view = s->elements;
     O *y = (O *)run->outputs[0];
     if (s->scatter && !run->accumulate[0])
         LKS_CUDA(

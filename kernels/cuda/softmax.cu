@@ -17,18 +17,15 @@ typedef struct softmax_state {
 static lks_status softmax_create(void **state, lks_device *device, const lks_kernel_spec *spec,
                                  lks_dtype type)
 {
-    LKS_TRY(lks_cuda_expect_attributes(spec));
     const lks_softmax_attributes *attributes = (const lks_softmax_attributes *)spec->attributes;
     const lks_kernel_tensor *x = &spec->inputs[0];
-    if (attributes->causal && x->shape.axes < 2)
-        return lks_cuda_refuse(spec, "causal needs two axes");
     softmax_state *s = NULL;
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);
     s->type = type;
     s->result = spec->outputs[0].dtype;
-    s->view.width = lks_cuda_columns(x);
-    s->view.rows = lks_cuda_rows(x);
+    s->view.width = lks_spec_columns(x);
+    s->view.rows = lks_spec_rows(x);
     s->view.period = attributes->causal ? x->shape.size[x->shape.axes - 2] : 0;
     *state = s;
     return LKS_OK;
@@ -39,8 +36,7 @@ static lks_status softmax_prepare(void **state, lks_device *device, const lks_ke
 {
     lks_dtype type;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "t", "t", &type));
-    LKS_TRY(lks_cuda_expect_shape(spec, "y", &spec->outputs[0], &spec->inputs[0].shape));
+    LKS_TRY(lks_shapes_expect_softmax(spec, &type));
     return softmax_create(state, device, spec, type);
 }
 
@@ -49,9 +45,7 @@ static lks_status softmax_grad_prepare(void **state, lks_device *device,
 {
     lks_dtype type;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "tt", "g", &type));
-    LKS_TRY(lks_cuda_expect_shape(spec, "y", &spec->inputs[1], &spec->inputs[0].shape));
-    LKS_TRY(lks_cuda_expect_shape(spec, "dx", &spec->outputs[0], &spec->inputs[0].shape));
+    LKS_TRY(lks_shapes_expect_softmax_grad(spec, &type));
     return softmax_create(state, device, spec, type);
 }
 

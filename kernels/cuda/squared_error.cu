@@ -14,13 +14,12 @@ static lks_status squared_error_create(void **state, lks_device *device,
                                        const lks_kernel_spec *spec, lks_dtype type)
 {
     const lks_kernel_tensor *prediction = &spec->inputs[0];
-    LKS_TRY(lks_cuda_expect_shape(spec, "target", &spec->inputs[1], &prediction->shape));
     squared_error_state *s = NULL;
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);
     s->type = type;
-    s->rows = lks_cuda_rows(prediction);
-    s->width = lks_cuda_columns(prediction);
+    s->rows = lks_spec_rows(prediction);
+    s->width = lks_spec_columns(prediction);
     *state = s;
     return LKS_OK;
 }
@@ -29,9 +28,8 @@ static lks_status squared_error_prepare(void **state, lks_device *device,
                                         const lks_kernel_spec *spec, size_t *workspace)
 {
     lks_dtype type;
-    LKS_TRY(lks_cuda_expect_types(spec, "tf", "d", &type));
-    LKS_TRY(lks_cuda_expect_elements(spec, "stats", &spec->outputs[0], 3));
-    *workspace = (size_t)lks_cuda_rows(&spec->inputs[0]) * 2 * sizeof(double);
+    LKS_TRY(lks_shapes_expect_squared_error(spec, &type));
+    *workspace = (size_t)lks_spec_rows(&spec->inputs[0]) * 2 * sizeof(double);
     return squared_error_create(state, device, spec, type);
 }
 
@@ -40,8 +38,7 @@ static lks_status squared_error_grad_prepare(void **state, lks_device *device,
 {
     lks_dtype type;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "tf", "t", &type));
-    LKS_TRY(lks_cuda_expect_shape(spec, "dprediction", &spec->outputs[0], &spec->inputs[0].shape));
+    LKS_TRY(lks_shapes_expect_squared_error_grad(spec, &type));
     return squared_error_create(state, device, spec, type);
 }
 

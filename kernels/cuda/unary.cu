@@ -14,17 +14,13 @@ typedef struct unary_state {
 static lks_status unary_create(void **state, lks_device *device, const lks_kernel_spec *spec,
                                lks_dtype type)
 {
-    LKS_TRY(lks_cuda_expect_attributes(spec));
-    const lks_unary_attributes *attributes = (const lks_unary_attributes *)spec->attributes;
-    if (attributes->function > LKS_UNARY_AFFINE)
-        return lks_cuda_refuse(spec, "unknown function %d", (int)attributes->function);
     unary_state *s = NULL;
     LKS_TRY(LKS_NEW(&s));
     s->cuda = lks_cuda_of(device);
-    s->attributes = *attributes;
+    s->attributes = *(const lks_unary_attributes *)spec->attributes;
     s->type = type;
     s->result = spec->outputs[0].dtype;
-    s->count = lks_cuda_elements(&spec->inputs[0]);
+    s->count = lks_spec_elements(&spec->inputs[0]);
     *state = s;
     return LKS_OK;
 }
@@ -34,8 +30,7 @@ static lks_status unary_prepare(void **state, lks_device *device, const lks_kern
 {
     lks_dtype type;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "t", "t", &type));
-    LKS_TRY(lks_cuda_expect_shape(spec, "y", &spec->outputs[0], &spec->inputs[0].shape));
+    LKS_TRY(lks_shapes_expect_unary(spec, &type));
     return unary_create(state, device, spec, type);
 }
 
@@ -43,12 +38,8 @@ static lks_status unary_grad_prepare(void **state, lks_device *device, const lks
                                      size_t *workspace)
 {
     lks_dtype type;
-    const lks_shape *shape = &spec->inputs[0].shape;
     *workspace = 0;
-    LKS_TRY(lks_cuda_expect_types(spec, "ttt", "g", &type));
-    LKS_TRY(lks_cuda_expect_shape(spec, "x", &spec->inputs[1], shape));
-    LKS_TRY(lks_cuda_expect_shape(spec, "y", &spec->inputs[2], shape));
-    LKS_TRY(lks_cuda_expect_shape(spec, "dx", &spec->outputs[0], shape));
+    LKS_TRY(lks_shapes_expect_unary_grad(spec, &type));
     return unary_create(state, device, spec, type);
 }
 

@@ -86,6 +86,37 @@ void lks_gradient_replace(lks_graph *graph, lks_tensor *tensor, lks_tensor *valu
         gradient_set(tensor->root, value);
 }
 
+lks_tensor *lks_gradient_through(lks_graph *graph, lks_tensor *tensor, lks_activation *f)
+{
+    lks_tensor *root = tensor != NULL ? tensor->root : NULL;
+    if (!lks_gradient_wanted(root) || root->uses != 1 || root->producer == NULL)
+        return NULL;
+    const lks_node *producer = root->producer;
+    if (producer->activation == LKS_IDENTITY || producer->outputs[0]->root != root)
+        return NULL;
+    *f = producer->activation;
+    root->gradient_through = true;
+    return lks_tensor_view(graph, producer->saved, tensor->shape);
+}
+
+bool lks_gradient_is_through(const lks_tensor *output)
+{
+    return output->root->gradient_through;
+}
+
+static void count_uses(const lks_node_list *forward)
+{
+    for (size_t n = 0; n < forward->count; ++n) {
+        const lks_node *node = forward->nodes[n];
+        for (int i = 0; i < node->input_count; ++i)
+            if (node->inputs[i] != NULL)
+                ++node->inputs[i]->root->uses;
+        for (int o = 0; o < node->output_count; ++o)
+            if (node->outputs[o] != NULL && node->outputs[o]->root->producer != node)
+                ++node->outputs[o]->root->uses;
+    }
+}
+
 static bool reaches_loss(const lks_graph *graph, const lks_node *node)
 {
     for (int o = 0; o < node->output_count; ++o) {
@@ -110,7 +141,10 @@ lks_status lks_backward_append(lks_graph *graph, const lks_node_list *forward,
     for (size_t t = 0; t < graph->tensor_count; ++t) {
         graph->tensors[t]->gradient = NULL;
         graph->tensors[t]->gradient_users = 0;
+        graph->tensors[t]->uses = 0;
+        graph->tensors[t]->gradient_through = false;
     }
+    count_uses(forward);
     graph->sink = backward;
     for (size_t i = forward->count; i-- > 0;) {
         const lks_node *node = forward->nodes[i];

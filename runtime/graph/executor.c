@@ -1,7 +1,5 @@
 #include "runtime/graph/executor_internal.h"
 
-#include "runtime/base/clock.h"
-
 #include <string.h>
 
 /* --- Opening ------------------------------------------------------------------- */
@@ -201,17 +199,10 @@ static lks_status step_run(lks_executor *executor, const lks_executor_call *call
     lks_kernel_context context = {call->seed, call->positions};
     lks_kernel_run run = {step->inputs, step->outputs, step->accumulate, executor->workspace,
                           &context};
-    uint64_t start = executor->profiling ? lks_clock_ns() : 0;
     lks_device_range_begin(executor->device, node->kernel);
     lks_status status = lks_kernel_execute(step->kernel, &run);
     lks_device_range_end(executor->device);
-    LKS_TRY(status);
-    if (executor->profiling) {
-        LKS_TRY(lks_device_synchronize(executor->device));
-        step->total_ns += lks_clock_ns() - start;
-        ++step->calls;
-    }
-    return LKS_OK;
+    return status;
 }
 
 static lks_status step_report(const lks_plan_step *planned, const lks_executor_call *call)

@@ -68,9 +68,4 @@ lks_status lks_graph_initialize(const lks_graph *graph, uint64_t seed,
 lks_status lks_graph_initialize_blocks(const lks_graph *graph, uint64_t seed, uint32_t first_block,
                                        uint32_t end_block, float *values) LKS_MUST_CHECK;
 
-/* Time per kernel since open, when profiling was turned on; one JSON-free table for people, sorted. */
-void lks_executor_profile(lks_executor *executor, bool on);
-struct lks_text;
-void lks_executor_profile_print(const lks_executor *executor, struct lks_text *out);
-
 #endif

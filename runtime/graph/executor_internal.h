@@ -11,7 +11,6 @@ typedef struct lks_executor_step {
     const void **inputs; /* filled anew in each run, as the two below */
     void **outputs;
     bool *accumulate;
-    uint64_t total_ns, calls; /* while profiling */
 } lks_executor_step;
 
 /* A run with these addresses. */
@@ -36,8 +35,7 @@ struct lks_executor {
     size_t *constant_offsets;
     lks_executor_memory memory;
     bool *input_used;
-    const void **output_data; /* after a run that predicts */
-    bool profiling;
+    const void **output_data;           /* after a run that predicts */
     bool ran;                           /* once */
     lks_executor_recording *recordings; /* [LKS_RECORDINGS_MAX]; NULL: none are made */
     int recording_count;

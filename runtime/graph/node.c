@@ -199,6 +199,20 @@ void lks_node_share(lks_node *node, int input)
         node->shares |= 1u << input;
 }
 
+void lks_node_keep(lks_node *node)
+{
+    if (node != NULL)
+        node->region = -1;
+}
+
+void lks_node_activates(lks_node *node, lks_activation f, lks_tensor *saved)
+{
+    if (node == NULL)
+        return;
+    node->activation = f;
+    node->saved = saved;
+}
+
 void lks_node_append_copy(lks_graph *graph, lks_tensor *from, lks_tensor *into)
 {
     if (from == NULL || into == NULL)

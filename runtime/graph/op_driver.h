@@ -41,8 +41,10 @@ struct lks_tensor {
     lks_tensor *exact;        /* the f32 leaf that it is the rounding of; NULL: it is none */
 
     /* Of roots, while the graph is differentiated: */
-    lks_tensor *gradient; /* so far; a root */
-    int gradient_users;   /* how many unfinished tensors have this one as their gradient */
+    lks_tensor *gradient;  /* so far; a root */
+    int gradient_users;    /* how many unfinished tensors have this one as their gradient */
+    int uses;              /* by forward nodes other than its producer */
+    bool gradient_through; /* lks_gradient_through was granted */
 };
 
 typedef struct lks_op {
@@ -61,8 +63,10 @@ struct lks_node {
     lks_tensor **inputs;    /* NULL where absent */
     lks_tensor **outputs;
     int input_count, output_count;
-    unsigned shares; /* bit i: output 0 may take over the memory of input i */
-    int region;      /* of recomputation; -1: none */
+    unsigned shares;           /* bit i: output 0 may take over the memory of input i */
+    lks_activation activation; /* lks_node_activates; LKS_IDENTITY: none */
+    lks_tensor *saved;
+    int region; /* of recomputation; -1: none */
 };
 
 /* --- Checking -------------------------------------------------------------- */
@@ -111,6 +115,11 @@ lks_node *lks_node_append(lks_graph *graph, const lks_op *op, const char *kernel
 /* Output 0 may share the memory of input `input`, "(=i)" in kernels/ops.h. Whether it does
  * is the planner's choice. */
 void lks_node_share(lks_node *node, int input);
+/* Output 0 is f(z), with f' a function of `saved` as in activation_grad: its gradient may come as that of z, if its
+ * reader can multiply by f' (lks_gradient_through). */
+void lks_node_activates(lks_node *node, lks_activation f, lks_tensor *saved);
+/* It runs once, in the forward pass, also where the model recomputes: for a node that makes a gradient. */
+void lks_node_keep(lks_node *node);
 
 /* The number of a random op: counted in declaration order whatever the mode and rate. */
 uint32_t lks_graph_random_instance(lks_graph *graph);
@@ -134,6 +143,11 @@ lks_tensor *lks_gradient_target_or_scratch(lks_graph *graph, lks_tensor *tensor)
 void lks_gradient_add(lks_graph *graph, lks_tensor *tensor, lks_tensor *value);
 /* `value` holds lks_gradient_of(tensor) and this op's contribution. Not for parameters. */
 void lks_gradient_replace(lks_graph *graph, lks_tensor *tensor, lks_tensor *value);
+/* Where `tensor` is f(z) and nothing else reads it: f's `saved`, in the tensor's shape; what the op then gives as the gradient
+ * of `tensor` must be that of z, multiplied by f'(saved). NULL: the gradient is that of `tensor`. */
+lks_tensor *lks_gradient_through(lks_graph *graph, lks_tensor *tensor, lks_activation *f);
+/* Of an output 0: the gradient is already that of z. */
+bool lks_gradient_is_through(const lks_tensor *output);
 bool lks_tensor_is_parameter(const lks_tensor *tensor); /* or a view of one */
 
 #endif

@@ -1,12 +1,5 @@
 #include "runtime/graph/plan.h"
-
-#include <stdlib.h>
-
-/* Memory that lives from step `first` to step `last`: of one tensor, or of several that take it
- * over from each other. */
-typedef struct storage {
-    size_t first, last, bytes, offset;
-} storage;
+#include "runtime/graph/offsets.h"
 
 typedef struct lifetime {
     size_t first, last;
@@ -18,10 +11,8 @@ typedef struct planner {
     const lks_program *program;
     const lks_graph *graph;
     lifetime *lifetimes; /* by tensor id */
-    storage *storages;
+    lks_storage *storages;
     size_t storage_count;
-    size_t *order;  /* storages by size */
-    size_t *placed; /* those that have an offset, by offset */
 } planner;
 
 static bool in_arena(const lks_tensor *tensor)
@@ -148,7 +139,7 @@ static void give_storage(planner *p, const lks_tensor *root, const lks_tensor *f
         return;
     }
     life->storage = p->storage_count++;
-    p->storages[life->storage] = (storage){
+    p->storages[life->storage] = (lks_storage){
         life->first, life->last, lks_round_up(lks_tensor_bytes(root), LKS_ALIGNMENT), SIZE_MAX};
 }
 
@@ -164,62 +155,7 @@ static void make_storages(planner *p)
         }
 }
 
-/* --- Offsets ------------------------------------------------------------------- */
-
-static int compare_sizes(const void *a, const void *b, void *context)
-{
-    const storage *storages = context;
-    const storage *x = &storages[*(const size_t *)a], *y = &storages[*(const size_t *)b];
-    if (x->bytes != y->bytes)
-        return x->bytes > y->bytes ? -1 : 1;
-    return x->first < y->first ? -1 : x->first > y->first;
-}
-
-/* The smallest gap that fits between those placed storages that live at the same time. */
-static size_t find_offset(const planner *p, size_t placed_count, const storage *wanted)
-{
-    size_t best = SIZE_MAX, best_gap = SIZE_MAX, end = 0;
-    for (size_t i = 0; i < placed_count; ++i) {
-        const storage *other = &p->storages[p->placed[i]];
-        if (other->last < wanted->first || other->first > wanted->last)
-            continue;
-        if (other->offset > end && other->offset - end >= wanted->bytes &&
-            other->offset - end < best_gap) {
-            best = end;
-            best_gap = other->offset - end;
-        }
-        if (other->offset + other->bytes > end)
-            end = other->offset + other->bytes;
-    }
-    return best != SIZE_MAX ? best : end;
-}
-
-static void insert_placed(planner *p, size_t placed_count, size_t index)
-{
-    size_t at = placed_count;
-    while (at > 0 && p->storages[p->placed[at - 1]].offset > p->storages[index].offset) {
-        p->placed[at] = p->placed[at - 1];
-        --at;
-    }
-    p->placed[at] = index;
-}
-
-/* Largest first, each into the best gap. */
-static size_t place_storages(planner *p)
-{
-    size_t arena_bytes = 0;
-    for (size_t i = 0; i < p->storage_count; ++i)
-        p->order[i] = i;
-    qsort_r(p->order, p->storage_count, sizeof *p->order, compare_sizes, p->storages);
-    for (size_t i = 0; i < p->storage_count; ++i) {
-        storage *wanted = &p->storages[p->order[i]];
-        wanted->offset = find_offset(p, i, wanted);
-        insert_placed(p, i, p->order[i]);
-        if (wanted->offset + wanted->bytes > arena_bytes)
-            arena_bytes = wanted->offset + wanted->bytes;
-    }
-    return arena_bytes;
-}
+/* --- Memory ---------------------------------------------------------------------- */
 
 /* The most that is alive at one step. */
 static lks_status find_live_bytes(const planner *p, size_t *out)
@@ -252,13 +188,11 @@ static lks_status plan_memory(lks_plan *plan, planner *p, const lks_plan_accept 
 {
     LKS_TRY(LKS_NEW_ARRAY(&p->lifetimes, plan->tensor_count));
     LKS_TRY(LKS_NEW_ARRAY(&p->storages, plan->tensor_count));
-    LKS_TRY(LKS_NEW_ARRAY(&p->order, plan->tensor_count));
-    LKS_TRY(LKS_NEW_ARRAY(&p->placed, plan->tensor_count));
     find_lifetimes(p);
     make_storages(p);
     if (accept != NULL)
         LKS_TRY(ask(p, accept));
-    plan->arena_bytes = place_storages(p);
+    LKS_TRY(lks_offsets_place(p->storages, p->storage_count, &plan->arena_bytes));
     for (size_t t = 0; t < plan->tensor_count; ++t) {
         const lifetime *life = &p->lifetimes[t];
         plan->offsets[t] = life->used ? p->storages[life->storage].offset : SIZE_MAX;
@@ -284,8 +218,6 @@ lks_status lks_plan_create(lks_plan *out, const lks_program *program, const lks_
 done:
     lks_memory_free(p.lifetimes);
     lks_memory_free(p.storages);
-    lks_memory_free(p.order);
-    lks_memory_free(p.placed);
     if (status != LKS_OK)
         lks_plan_release(out);
     return status;

@@ -8,6 +8,11 @@
 
 #include <string.h>
 
+/* Nodes of the forward pass, [first, end). */
+typedef struct stretch {
+    size_t first, end;
+} stretch;
+
 typedef struct recompute {
     lks_graph *graph;
     const lks_node_list *forward;
@@ -16,6 +21,7 @@ typedef struct recompute {
     bool *kept;          /* by tensor id, as the two below */
     bool *needed;
     lks_tensor **clones;
+    stretch *regions; /* by region: where its nodes are */
 } recompute;
 
 /* The root to clone behind `tensor`, NULL if its memory can be read as it is. */
@@ -26,6 +32,18 @@ static lks_tensor *dropped_root(const recompute *r, const lks_tensor *tensor)
     lks_tensor *root = tensor->root;
     bool dropped = root->producer != NULL && root->producer->region >= 0 && !r->kept[root->id];
     return dropped ? root : NULL;
+}
+
+static void find_regions(recompute *r)
+{
+    for (size_t n = r->forward->count; n-- > 0;) {
+        int region = r->forward->nodes[n]->region;
+        if (region < 0)
+            continue;
+        r->regions[region].first = n;
+        if (r->regions[region].end == 0)
+            r->regions[region].end = n + 1;
+    }
 }
 
 static void mark_kept(recompute *r)
@@ -93,40 +111,55 @@ static bool writes_needed(const recompute *r, const lks_node *node)
     return false;
 }
 
-/* Marks the dropped inputs of `node` that have no clone yet; true when there are any. */
-static bool need_inputs(recompute *r, const lks_node *node)
+/* Marks the dropped inputs of `node` that have no clone yet, and adds where they are made to
+ * `where`. */
+static void need_inputs(recompute *r, const lks_node *node, stretch *where)
 {
-    bool any = false;
     for (int i = 0; i < node->input_count; ++i) {
         const lks_tensor *root = dropped_root(r, node->inputs[i]);
-        if (root != NULL && r->clones[root->id] == NULL)
-            r->needed[root->id] = any = true;
+        if (root == NULL || r->clones[root->id] != NULL)
+            continue;
+        const stretch *region = &r->regions[root->producer->region];
+        r->needed[root->id] = true;
+        where->first = region->first < where->first ? region->first : where->first;
+        where->end = region->end > where->end ? region->end : where->end;
     }
-    return any;
 }
 
+static void forget_needed(recompute *r, const lks_node *node)
+{
+    for (int o = 0; o < node->output_count; ++o)
+        if (node->outputs[o] != NULL)
+            r->needed[node->outputs[o]->root->id] = false;
+}
+
+/* What is dropped is made of its own region's tensors and of kept ones, so the regions of the
+ * reader's inputs hold all ancestors. */
 static lks_status clone_ancestors(recompute *r, const lks_node *reader)
 {
-    if (!need_inputs(r, reader))
-        return LKS_OK;
-    for (size_t n = r->forward->count; n-- > 0;)
+    stretch where = {r->forward->count, 0};
+    need_inputs(r, reader, &where);
+    for (size_t n = where.end; n-- > where.first;)
         if (writes_needed(r, r->forward->nodes[n]))
-            need_inputs(r, r->forward->nodes[n]);
-    for (size_t n = 0; n < r->forward->count; ++n)
+            need_inputs(r, r->forward->nodes[n], &where);
+    for (size_t n = where.first; n < where.end; ++n)
         if (writes_needed(r, r->forward->nodes[n]))
             LKS_TRY(node_clone(r, r->forward->nodes[n]));
-    memset(r->needed, 0, r->tensor_count * sizeof *r->needed);
+    for (size_t n = where.first; n < where.end; ++n)
+        forget_needed(r, r->forward->nodes[n]);
     return LKS_OK;
 }
 
 lks_status lks_recompute_insert(lks_graph *graph, const lks_node_list *forward,
                                 const lks_node_list *backward, lks_node_list *out)
 {
-    recompute r = {graph, forward, out, graph->tensor_count, NULL, NULL, NULL};
+    recompute r = {graph, forward, out, graph->tensor_count, NULL, NULL, NULL, NULL};
     lks_status status;
     LKS_TRY_GOTO(status, LKS_NEW_ARRAY(&r.kept, r.tensor_count), done);
     LKS_TRY_GOTO(status, LKS_NEW_ARRAY(&r.needed, r.tensor_count), done);
     LKS_TRY_GOTO(status, LKS_NEW_ARRAY(&r.clones, r.tensor_count), done);
+    LKS_TRY_GOTO(status, LKS_NEW_ARRAY(&r.regions, (size_t)graph->region_count), done);
+    find_regions(&r);
     mark_kept(&r);
     for (size_t n = 0; n < backward->count; ++n) {
         LKS_TRY_GOTO(status, clone_ancestors(&r, backward->nodes[n]), done);
@@ -138,5 +171,6 @@ done:
     lks_memory_free(r.kept);
     lks_memory_free(r.needed);
     lks_memory_free(r.clones);
+    lks_memory_free(r.regions);
     return status;
 }

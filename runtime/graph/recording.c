@@ -70,6 +70,8 @@ static lks_status record(lks_executor *executor, const lks_executor_call *call,
     LKS_TRY(lks_device_record_begin(executor->device));
     lks_status status = lks_executor_give_all(executor, &quiet);
     lks_status ended = lks_device_record_end(executor->device, &out->recording);
+    if (status != LKS_OK) /* half a recording */
+        lks_device_record_free(executor->device, out->recording);
     LKS_TRY(status);
     LKS_TRY(ended);
     out->call = *call;
@@ -82,7 +84,7 @@ static lks_status record(lks_executor *executor, const lks_executor_call *call,
 bool lks_recordings_serve(const lks_executor *executor, const lks_executor_call *call)
 {
     return executor->recordings != NULL && executor->ran && call->gradient_final == NULL &&
-           !executor->profiling;
+           !lks_device_profiling(executor->device);
 }
 
 lks_status lks_recordings_run(lks_executor *executor, const lks_executor_call *call)

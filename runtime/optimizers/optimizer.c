@@ -100,25 +100,28 @@ double lks_optimizer_learning_rate(const lks_optimizer *optimizer)
     return ((const lks_optimizer_common *)optimizer->values)->lr;
 }
 
-lks_status lks_optimizer_update(const lks_optimizer *optimizer, lks_device *device,
-                                const lks_optimizer_step *step, const lks_layout_tensor *tensor,
-                                uint64_t elements, const float *gradient, float *parameter,
-                                float *const *states)
+lks_optimizer_part lks_optimizer_part_of(const lks_layout_tensor *tensor)
 {
-    lks_update update = {0};
-    if (tensor->role == LKS_ROLE_BUFFER) {
+    if (tensor->role == LKS_ROLE_BUFFER)
+        return LKS_OPTIMIZER_BUFFERS;
+    return tensor->decay ? LKS_OPTIMIZER_DECAYED : LKS_OPTIMIZER_PLAIN;
+}
+
+lks_status lks_optimizer_update(const lks_optimizer *optimizer, lks_device *device,
+                                const lks_optimizer_step *step, lks_optimizer_part part,
+                                const lks_update_blocks *what)
+{
+    lks_update update = {.totals = step->totals};
+    if (part == LKS_OPTIMIZER_BUFFERS) {
         update.rule = LKS_UPDATE_AVERAGE;
         update.gradient_scale = (float)step->buffer_scale;
         update.momentum = optimizer_buffer_momentum;
-        return lks_device_update(device, &update, elements, gradient, parameter, NULL, NULL);
+        return lks_device_update(device, &update, what);
     }
     const lks_optimizer_common *common = optimizer->values;
-    update.gradient_scale = (float)step->gradient_scale;
     update.lr = (float)step->lr;
-    update.weight_decay = tensor->decay ? (float)common->weight_decay : 0.0f;
+    update.weight_decay = part == LKS_OPTIMIZER_DECAYED ? (float)common->weight_decay : 0.0f;
     update.first_step = step->step == 0;
     optimizer->driver->plan(optimizer->values, step->step, &update);
-    int count = lks_optimizer_state_count(optimizer);
-    return lks_device_update(device, &update, elements, gradient, parameter,
-                             count > 0 ? states[0] : NULL, count > 1 ? states[1] : NULL);
+    return lks_device_update(device, &update, what);
 }

@@ -29,21 +29,28 @@ const char *lks_optimizer_state_group(const lks_optimizer *optimizer, int state)
 double lks_optimizer_clip_norm(const lks_optimizer *optimizer);
 double lks_optimizer_learning_rate(const lks_optimizer *optimizer); /* the peak */
 
-/* The update of consecutive elements of one tensor at step `step` (0-based), by the
- * formulas of kernels/device.h with g = gradient_scale * gradient; gradient_scale is clip
- * factor / count of valid targets. Decay applies where tensor->decay. Adam's corrections
- * are 1 - beta^(step+1), computed in f64. A buffer becomes
+/* Blocks that are updated alike. */
+typedef enum lks_optimizer_part {
+    LKS_OPTIMIZER_DECAYED, /* parameters with weight decay */
+    LKS_OPTIMIZER_PLAIN,   /* parameters without */
+    LKS_OPTIMIZER_BUFFERS,
+} lks_optimizer_part;
+enum { LKS_OPTIMIZER_PARTS = 3 };
+lks_optimizer_part lks_optimizer_part_of(const lks_layout_tensor *tensor);
+
+/* The update of blocks of one part at step `step` (0-based), by the formulas of kernels/device.h with the
+ * totals' gradient_scale. Adam's corrections are 1 - beta^(step+1), computed in f64. A buffer becomes
  * 0.9 buffer + 0.1 buffer_scale gradient; buffer_scale is 1 / count of micro-batches in the
- * global batch. `states` has lks_optimizer_state_count pointers to the same elements. */
+ * global batch. `what` has lks_optimizer_state_count states. */
 typedef struct lks_optimizer_step {
     uint64_t step;
     double lr;
-    double gradient_scale, buffer_scale;
+    double buffer_scale;
+    const lks_totals *totals; /* device memory */
 } lks_optimizer_step;
 lks_status lks_optimizer_update(const lks_optimizer *optimizer, lks_device *device,
-                                const lks_optimizer_step *step, const lks_layout_tensor *tensor,
-                                uint64_t elements, const float *gradient, float *parameter,
-                                float *const *states) LKS_MUST_CHECK;
+                                const lks_optimizer_step *step, lks_optimizer_part part,
+                                const lks_update_blocks *what) LKS_MUST_CHECK;
 
 /* Schedules. With w = warmup_steps, f = final_fraction, step s of S steps:
  *   s < w:      (s + 1) / (w + 1)

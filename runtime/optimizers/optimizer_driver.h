@@ -34,7 +34,7 @@ typedef struct lks_optimizer_driver {
     /* How many of them these values need. */
     int (*state_count)(const void *values);
     /* Fills what the common code has not: rule and the rule's own numbers. On entry
-     * gradient_scale, lr, weight_decay (0 where the tensor has none) and first_step are set. */
+     * totals, lr, weight_decay (0 where the tensor has none) and first_step are set. */
     void (*plan)(const void *values, uint64_t step, lks_update *update);
 } lks_optimizer_driver;
 

@@ -1,137 +1,244 @@
 #include "runtime/train/exchange.h"
-#include "collectives/reducer.h"
 #include "runtime/base/memory.h"
 
-#include <math.h>
+#include <string.h>
 
-/* A rank's part: {votes, lanes' stats, own blocks' square sums}. */
+/* A rank's part on its way: {votes, own lanes' ids} and, through the host, {own lanes' sums, own blocks' square sums}. */
 struct lks_exchange {
-    lks_comm *comm;
-    const lks_layout *layout;
-    int lanes, first_lane, end_lane;
+    lks_exchange_spec spec;
+    bool through_host;
+    int first_lane, end_lane;
     uint32_t first_block, end_block;
-    size_t *bytes; /* [world size] of each rank's part */
-    double *mine, *all;
+    uint64_t *first_sum, *first_square; /* [world size + 1] of each rank's numbers */
+    size_t *bytes;                      /* [world size] of each rank's part */
+    char *mine, *all;
     lks_ledger_hash *ids; /* [lanes] */
+    /* Device memory: */
+    double *stats;                   /* [own lanes][micro-batches][LKS_STATS] */
+    double *lane_sums, *square_sums; /* [lanes][LKS_STATS], [blocks] */
+    uint8_t *counted;                /* [blocks] */
+    lks_totals *totals;
 };
 
-enum {
-    STATS = sizeof(lks_lane_stats) / sizeof(double),
-    VOTES = sizeof(lks_votes) / sizeof(double),
-};
-
-static size_t part_numbers(const lks_exchange *x, int rank)
+static int world_size(const lks_exchange *x)
 {
-    int first_lane, end_lane, world_size = lks_comm_size(x->comm);
-    uint32_t first_block, end_block;
-    lks_lanes_of(x->lanes, rank, world_size, &first_lane, &end_lane);
-    lks_layout_owned(x->layout, rank, world_size, &first_block, &end_block);
-    return VOTES + (size_t)(end_lane - first_lane) * STATS + (end_block - first_block);
+    return lks_comm_size(x->spec.comm);
+}
+
+static size_t stats_bytes(const lks_exchange *x)
+{
+    return sizeof(double) * LKS_STATS * (size_t)(x->end_lane - x->first_lane) *
+           x->spec.micro_batches;
+}
+
+static size_t sums_bytes(const lks_exchange *x)
+{
+    return sizeof(double) * LKS_STATS * (size_t)x->spec.lanes;
+}
+
+/* --- Opening -------------------------------------------------------------------- */
+
+static void place_parts(lks_exchange *x)
+{
+    for (int rank = 0; rank < world_size(x); ++rank) {
+        int first_lane, end_lane;
+        uint32_t first_block, end_block;
+        lks_lanes_of(x->spec.lanes, rank, world_size(x), &first_lane, &end_lane);
+        lks_layout_owned(x->spec.layout, rank, world_size(x), &first_block, &end_block);
+        x->first_sum[rank + 1] = (uint64_t)end_lane * LKS_STATS;
+        x->first_square[rank + 1] = end_block;
+        size_t numbers = (size_t)(end_lane - first_lane) * LKS_STATS + (end_block - first_block);
+        x->bytes[rank] = sizeof(lks_votes) + (size_t)(end_lane - first_lane) * sizeof *x->ids +
+                         (x->through_host ? numbers * sizeof(double) : 0);
+    }
+}
+
+static lks_status open_parts(lks_exchange *x)
+{
+    size_t ranks = (size_t)world_size(x), total = 0;
+    LKS_TRY(LKS_NEW_ARRAY(&x->first_sum, ranks + 1));
+    LKS_TRY(LKS_NEW_ARRAY(&x->first_square, ranks + 1));
+    LKS_TRY(LKS_NEW_ARRAY(&x->bytes, ranks));
+    place_parts(x);
+    for (size_t rank = 0; rank < ranks; ++rank)
+        total += x->bytes[rank];
+    LKS_TRY(LKS_NEW_ARRAY(&x->mine, x->bytes[lks_comm_rank(x->spec.comm)]));
+    LKS_TRY(LKS_NEW_ARRAY(&x->all, total));
+    return LKS_NEW_ARRAY(&x->ids, (size_t)x->spec.lanes);
+}
+
+/* The "gradient" of a buffer is a statistic: it is not part of the norm. */
+static lks_status open_counted(lks_exchange *x)
+{
+    const lks_layout *layout = x->spec.layout;
+    uint8_t *counted;
+    LKS_TRY(lks_device_allocate(x->spec.device, layout->block_count, (void **)&x->counted));
+    LKS_TRY(LKS_NEW_ARRAY(&counted, layout->block_count));
+    for (uint32_t i = 0; i < layout->block_count; ++i)
+        counted[i] = layout->tensors[layout->blocks[i].tensor].role != LKS_ROLE_BUFFER;
+    lks_status status =
+        lks_device_copy_in(x->spec.device, x->counted, counted, layout->block_count);
+    lks_memory_free(counted);
+    return status;
 }
 
 static lks_status exchange_allocate(lks_exchange *x)
 {
-    int world_size = lks_comm_size(x->comm);
-    size_t total = 0;
-    LKS_TRY(LKS_NEW_ARRAY(&x->bytes, (size_t)world_size));
-    for (int rank = 0; rank < world_size; ++rank) {
-        x->bytes[rank] = part_numbers(x, rank) * sizeof(double);
-        total += part_numbers(x, rank);
-    }
-    LKS_TRY(LKS_NEW_ARRAY(&x->ids, (size_t)x->lanes));
-    LKS_TRY(LKS_NEW_ARRAY(&x->mine, part_numbers(x, lks_comm_rank(x->comm))));
-    return LKS_NEW_ARRAY(&x->all, total);
+    lks_device *device = x->spec.device;
+    LKS_TRY(open_parts(x));
+    LKS_TRY(open_counted(x));
+    LKS_TRY(lks_device_allocate(device, stats_bytes(x), (void **)&x->stats));
+    LKS_TRY(lks_device_allocate(device, sums_bytes(x), (void **)&x->lane_sums));
+    LKS_TRY(lks_device_allocate(device, x->spec.layout->block_count * sizeof(double),
+                                (void **)&x->square_sums));
+    return lks_device_allocate(device, sizeof *x->totals, (void **)&x->totals);
 }
 
-lks_status lks_exchange_open(lks_exchange **out, lks_comm *comm, const lks_layout *layout,
-                             int lanes)
+lks_status lks_exchange_open(lks_exchange **out, const lks_exchange_spec *spec)
 {
     *out = NULL;
     lks_exchange *x;
+    int rank = lks_comm_rank(spec->comm), size = lks_comm_size(spec->comm);
     LKS_TRY(LKS_NEW(&x));
-    *x = (lks_exchange){.comm = comm, .layout = layout, .lanes = lanes};
-    lks_lanes_of(lanes, lks_comm_rank(comm), lks_comm_size(comm), &x->first_lane, &x->end_lane);
-    lks_layout_owned(layout, lks_comm_rank(comm), lks_comm_size(comm), &x->first_block,
-                     &x->end_block);
+    *x = (lks_exchange){.spec = *spec, .through_host = !lks_reducer_can_share(spec->reducer)};
+    lks_lanes_of(spec->lanes, rank, size, &x->first_lane, &x->end_lane);
+    lks_layout_owned(spec->layout, rank, size, &x->first_block, &x->end_block);
     lks_status status = exchange_allocate(x);
-    if (status != LKS_OK) {
+    if (status != LKS_OK)
         lks_exchange_close(x);
-        return status;
-    }
-    *out = x;
-    return LKS_OK;
+    else
+        *out = x;
+    return status;
 }
 
-void lks_exchange_close(lks_exchange *exchange)
+void lks_exchange_close(lks_exchange *x)
 {
-    if (!exchange)
+    if (!x)
         return;
-    lks_memory_free(exchange->bytes);
-    lks_memory_free(exchange->ids);
-    lks_memory_free(exchange->mine);
-    lks_memory_free(exchange->all);
-    lks_memory_free(exchange);
+    lks_device *device = x->spec.device;
+    lks_device_free(device, x->stats, stats_bytes(x));
+    lks_device_free(device, x->lane_sums, sums_bytes(x));
+    lks_device_free(device, x->square_sums, x->spec.layout->block_count * sizeof(double));
+    lks_device_free(device, x->counted, x->spec.layout->block_count);
+    lks_device_free(device, x->totals, sizeof *x->totals);
+    lks_memory_free(x->first_sum);
+    lks_memory_free(x->first_square);
+    lks_memory_free(x->bytes);
+    lks_memory_free(x->mine);
+    lks_memory_free(x->all);
+    lks_memory_free(x->ids);
+    lks_memory_free(x);
 }
 
-lks_lane_stats *lks_exchange_lane(lks_exchange *exchange, int lane)
+/* --- A step --------------------------------------------------------------------- */
+
+double *lks_exchange_stats(lks_exchange *x, int lane, int64_t micro_batch)
 {
-    return (lks_lane_stats *)(exchange->mine + VOTES) + (lane - exchange->first_lane);
+    return x->stats + ((lane - x->first_lane) * (int64_t)x->spec.micro_batches + micro_batch) *
+                          (int64_t)LKS_STATS;
 }
 
-double *lks_exchange_blocks(lks_exchange *exchange)
+lks_ledger_hash *lks_exchange_lane_ids(lks_exchange *x, int lane)
 {
-    return exchange->mine + VOTES + (size_t)(exchange->end_lane - exchange->first_lane) * STATS;
+    return (lks_ledger_hash *)(void *)(x->mine + sizeof(lks_votes)) + (lane - x->first_lane);
 }
 
-static void add_votes(lks_totals *totals, const lks_votes *votes)
+static void add_votes(lks_votes *all, const lks_votes *votes)
 {
-    if (votes->notice != 0 && (!totals->notice || votes->notice < totals->notice_seconds))
-        totals->notice_seconds = votes->notice;
-    totals->notice |= votes->notice != 0;
-    totals->no_data |= votes->no_data != 0;
+    if (votes->notice != 0 && (all->notice == 0 || votes->notice < all->notice))
+        all->notice = votes->notice;
+    if (votes->no_data != 0)
+        all->no_data = 1;
 }
 
-static void add_lane(lks_totals *totals, const lks_lane_stats *stats, int lane)
+/* Own numbers, where all of them will be. */
+static lks_status gather_own(lks_exchange *x)
 {
-    totals->loss_sum += stats->loss_sum;
-    totals->targets += stats->targets;
-    totals->correct += stats->correct;
-    if (totals->bad_lane < 0 && !isfinite(stats->loss_sum))
-        totals->bad_lane = lane;
+    lks_device *device = x->spec.device;
+    LKS_TRY(lks_device_sum_stats(device, (uint32_t)(x->end_lane - x->first_lane),
+                                 x->spec.micro_batches, x->stats,
+                                 x->lane_sums + (size_t)x->first_lane * LKS_STATS));
+    return lks_device_copy(device, x->square_sums + x->first_block,
+                           lks_reducer_square_sums(x->spec.reducer),
+                           (x->end_block - x->first_block) * sizeof(double));
 }
 
-static void add_block(lks_totals *totals, double square_sum, int64_t block)
+/* Behind the ids in this rank's part. */
+static lks_status bring_to_host(lks_exchange *x)
 {
-    totals->square_sum += square_sum;
-    if (totals->bad_block < 0 && !isfinite(square_sum))
-        totals->bad_block = block;
+    size_t lanes = (size_t)(x->end_lane - x->first_lane);
+    char *at = x->mine + sizeof(lks_votes) + lanes * sizeof *x->ids;
+    LKS_TRY(lks_device_copy_out(x->spec.device, at,
+                                x->lane_sums + (size_t)x->first_lane * LKS_STATS,
+                                lanes * LKS_STATS * sizeof(double)));
+    return lks_device_copy_out(x->spec.device, at + lanes * LKS_STATS * sizeof(double),
+                               x->square_sums + x->first_block,
+                               (x->end_block - x->first_block) * sizeof(double));
 }
 
-lks_status lks_exchange_run(lks_exchange *exchange, const lks_votes *votes, lks_totals *out)
+/* One rank's numbers, which arrived at `from`. */
+static lks_status bring_to_device(lks_exchange *x, int rank, const char *from)
 {
-    *(lks_votes *)exchange->mine = *votes;
-    LKS_TRY(lks_comm_all_gather(exchange->comm, exchange->mine, exchange->all, exchange->bytes));
-    *out = (lks_totals){.bad_lane = -1, .bad_block = -1};
-    const double *part = exchange->all;
-    int world_size = lks_comm_size(exchange->comm), lane = 0;
-    int64_t block = 0;
-    for (int rank = 0; rank < world_size; ++rank) {
-        const double *end = part + exchange->bytes[rank] / sizeof(double);
-        add_votes(out, (const lks_votes *)part);
-        part += VOTES;
-        int first_lane, end_lane;
-        lks_lanes_of(exchange->lanes, rank, world_size, &first_lane, &end_lane);
-        for (; lane < end_lane; ++lane, part += STATS) {
-            add_lane(out, (const lks_lane_stats *)part, lane);
-            exchange->ids[lane] = ((const lks_lane_stats *)part)->ids;
-        }
-        while (part < end)
-            add_block(out, *part++, block++);
+    size_t sums = (x->first_sum[rank + 1] - x->first_sum[rank]) * sizeof(double);
+    size_t squares = (x->first_square[rank + 1] - x->first_square[rank]) * sizeof(double);
+    LKS_TRY(lks_device_copy_in(x->spec.device, x->lane_sums + x->first_sum[rank], from, sums));
+    return lks_device_copy_in(x->spec.device, x->square_sums + x->first_square[rank], from + sums,
+                              squares);
+}
+
+static lks_status unpack(lks_exchange *x, lks_votes *votes)
+{
+    const char *part = x->all;
+    *votes = (lks_votes){0};
+    for (int rank = 0; rank < world_size(x); part += x->bytes[rank++]) {
+        size_t lanes = (size_t)(x->first_sum[rank + 1] - x->first_sum[rank]) / LKS_STATS;
+        const char *ids = part + sizeof *votes;
+        add_votes(votes, (const lks_votes *)(const void *)part);
+        memcpy(x->ids + x->first_sum[rank] / LKS_STATS, ids, lanes * sizeof *x->ids);
+        if (x->through_host)
+            LKS_TRY(bring_to_device(x, rank, ids + lanes * sizeof *x->ids));
     }
     return LKS_OK;
 }
 
-const lks_ledger_hash *lks_exchange_ids(const lks_exchange *exchange)
+lks_status lks_exchange_run(lks_exchange *x, const lks_votes *mine, double clip_norm,
+                            lks_votes *all)
 {
-    return exchange->ids;
+    memcpy(x->mine, mine, sizeof *mine);
+    LKS_TRY(gather_own(x));
+    if (x->through_host)
+        LKS_TRY(bring_to_host(x));
+    LKS_TRY(lks_comm_all_gather(x->spec.comm, x->mine, x->all, x->bytes));
+    LKS_TRY(unpack(x, all));
+    if (!x->through_host) {
+        LKS_TRY(lks_reducer_share(x->spec.reducer, x->lane_sums, x->first_sum));
+        LKS_TRY(lks_reducer_share(x->spec.reducer, x->square_sums, x->first_square));
+    }
+    const lks_totals_spec spec = {.lanes = (uint32_t)x->spec.lanes,
+                                  .blocks = x->spec.layout->block_count,
+                                  .lane_sums = x->lane_sums,
+                                  .square_sums = x->square_sums,
+                                  .counted = x->counted,
+                                  .clip_norm = clip_norm};
+    return lks_device_total(x->spec.device, &spec, x->totals);
+}
+
+const lks_totals *lks_exchange_totals(const lks_exchange *x)
+{
+    return x->totals;
+}
+
+lks_status lks_exchange_take(lks_exchange *x, lks_totals *out)
+{
+    return lks_device_copy_out(x->spec.device, out, x->totals, sizeof *out);
+}
+
+bool lks_exchange_is_through_host(const lks_exchange *x)
+{
+    return x->through_host;
+}
+
+const lks_ledger_hash *lks_exchange_ids(const lks_exchange *x)
+{
+    return x->ids;
 }

@@ -127,20 +127,19 @@ static lks_status open_reducer(lks_job *job)
     return LKS_OK;
 }
 
-static size_t stats_bytes(const lks_job *job)
+static lks_status open_exchange(lks_job *job)
 {
-    return (job->stats_count + job->end_block - job->first_block) * sizeof *job->stats;
-}
-
-static lks_status open_numbers(lks_job *job)
-{
-    LKS_TRY(lks_exchange_open(&job->exchange, job->comm, job->layout, job->geometry.lanes));
-    size_t batches = (size_t)(job->geometry.end_lane - job->geometry.first_lane) *
-                     (size_t)job->geometry.micro_batches;
-    job->stats_count = 3 * batches;
-    LKS_TRY(LKS_NEW_ARRAY(&job->stats, stats_bytes(job) / sizeof *job->stats));
-    LKS_TRY(lks_device_allocate(job->device, stats_bytes(job), (void **)&job->device_stats));
-    return LKS_NEW_ARRAY(&job->sample_ids, batches * (size_t)job->geometry.micro_batch);
+    const lks_geometry *geometry = &job->geometry;
+    lks_exchange_spec spec = {.comm = job->comm,
+                              .device = job->device,
+                              .reducer = job->reducer,
+                              .layout = job->layout,
+                              .lanes = geometry->lanes,
+                              .micro_batches = (uint32_t)geometry->micro_batches};
+    LKS_TRY(lks_exchange_open(&job->exchange, &spec));
+    int64_t samples = (geometry->end_lane - geometry->first_lane) * geometry->micro_batches *
+                      geometry->micro_batch;
+    return LKS_NEW_ARRAY(&job->sample_ids, (size_t)samples);
 }
 
 /* Nor before the lines of its steps are on disk: else a kill could lose them for good. */
@@ -255,7 +254,8 @@ static lks_status job_open(lks_job *job)
     LKS_TRY(open_reducer(job));
     LKS_TRY(lks_comm_on_root(comm, claim_on_root, job));
     LKS_TRY(lks_comm_agree(comm, lks_state_open(job)));
-    LKS_TRY(lks_comm_agree(comm, open_numbers(job)));
+    LKS_TRY(lks_comm_agree(comm, lks_update_open(job)));
+    LKS_TRY(lks_comm_agree(comm, open_exchange(job)));
     LKS_TRY(open_checkpoints(job));
     LKS_TRY(open_memory(job));
     LKS_TRY(lks_job_start(job));
@@ -282,11 +282,9 @@ void lks_job_close(lks_job *job)
     lks_checkpoints_close(job->checkpoints);
     lks_evaluator_close(job->validation);
     lks_exchange_close(job->exchange);
+    lks_update_close(job);
     lks_state_close(job);
     lks_memory_free(job->sample_ids);
-    lks_memory_free(job->stats);
-    if (job->device_stats)
-        lks_device_free(job->device, job->device_stats, stats_bytes(job));
     lks_reducer_close(job->reducer);
     lks_replica_release(&job->replica);
     lks_dataset_close(job->data);

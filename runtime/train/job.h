@@ -16,8 +16,9 @@
 #include "runtime/train/replica.h"
 #include "runtime/train/run_directory.h"
 #include "runtime/train/train.h"
+#include "runtime/train/update.h"
 
-typedef struct lks_job {
+struct lks_job {
     const lks_train_request *request;
     lks_comm *comm;
     lks_device *device;
@@ -29,11 +30,8 @@ typedef struct lks_job {
     lks_loader *loader;
     lks_feed *feed;
     uint64_t *sample_ids; /* [lanes * lane's samples] of this rank's last step */
-    /* [stats_count] {loss sum, targets, correct} of each of them's micro-batches, then [own blocks] square sums */
-    double *stats, *device_stats;
-    size_t stats_count;
-    lks_ledger ledger; /* of the last step */
-    bool watching;     /* this rank asks request->watch */
+    lks_ledger ledger;    /* of the last step */
+    bool watching;        /* this rank asks request->watch */
 
     uint64_t memory_available; /* of this node, before anything was allocated */
     lks_replica replica;
@@ -44,6 +42,7 @@ typedef struct lks_job {
     uint64_t base_offset;            /* flat offset of the first */
     float **states; /* [optimizer's state count] own blocks; states[i][0] is at base_offset */
     uint64_t state_elements;
+    lks_update_part update_parts[LKS_OPTIMIZER_PARTS];
     uint16_t *rounded; /* flat parameters in the precision that kernels read; NULL: that is f32 */
     lks_exchange *exchange;
 
@@ -61,7 +60,7 @@ typedef struct lks_job {
     uint64_t steps;       /* the goal */
     uint64_t allocations; /* lks_memory_allocation_count after the first step; 0: not yet */
     bool failed_together; /* a step failed, and all ranks know: they may close together */
-} lks_job;
+};
 
 /* (collective) Opens all of it and brings the state to where the job is: new, initialised from another, or
  * resumed. On failure everything is closed and all ranks have the same status. */

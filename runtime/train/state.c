@@ -114,6 +114,7 @@ lks_status lks_state_publish(lks_job *job)
                                     own_bytes(job));
     LKS_TRY(lks_comm_agree(job->comm, status));
     LKS_TRY(lks_reducer_gather(job->reducer));
+    LKS_TRY(lks_reducer_settle(job->reducer));
     return lks_state_round(job);
 }
 

@@ -43,7 +43,8 @@ static lks_status run_micro_batch(lks_job *job, int lane, int64_t index, float *
     };
     memcpy(job->sample_ids + at * geometry->micro_batch, fed.batch.samples,
            (size_t)geometry->micro_batch * sizeof *fed.batch.samples);
-    return lks_executor_run(job->replica.executor, &call, job->device_stats + 3 * at);
+    return lks_executor_run(job->replica.executor, &call,
+                            lks_exchange_stats(job->exchange, lane, index));
 }
 
 /* Without data the lane takes part in the reduction all the same, so that the ranks stay
@@ -53,49 +54,18 @@ static lks_status run_lane(lks_job *job, int lane, lks_status *data)
     float *gradients = lks_reducer_lane(job->reducer, lane);
     for (int64_t index = 0; index < job->geometry.micro_batches && *data == LKS_OK; ++index)
         LKS_TRY(run_micro_batch(job, lane, index, gradients, data));
+    int64_t samples = job->geometry.micro_batches * job->geometry.micro_batch;
+    LKS_TRY(lks_ledger_hash_ids(job->sample_ids + (lane - job->geometry.first_lane) * samples,
+                                (size_t)samples, lks_exchange_lane_ids(job->exchange, lane)));
     return lks_reducer_lane_done(job->reducer, lane);
 }
 
-/* The sums over a lane's micro-batches, in order. */
-static lks_status sum_lane(lks_job *job, int lane)
+/* From here on all ranks have the totals, on the device. */
+static lks_status exchange_totals(lks_job *job, lks_status data, lks_votes *all)
 {
-    const lks_geometry *geometry = &job->geometry;
-    int64_t count = geometry->micro_batches, at = (lane - geometry->first_lane) * count;
-    lks_lane_stats *sum = lks_exchange_lane(job->exchange, lane);
-    *sum = (lks_lane_stats){0};
-    for (const double *stats = job->stats + 3 * at; stats < job->stats + 3 * (at + count);
-         stats += 3) {
-        sum->loss_sum += stats[0];
-        sum->targets += stats[1];
-        sum->correct += stats[2];
-    }
-    return lks_ledger_hash_ids(job->sample_ids + at * geometry->micro_batch,
-                               (size_t)(count * geometry->micro_batch), &sum->ids);
-}
-
-/* The one place of a step where the host waits for the device. */
-static lks_status bring_numbers(lks_job *job)
-{
-    uint32_t blocks = job->end_block - job->first_block;
-    double *square_sums = lks_exchange_blocks(job->exchange);
-    LKS_TRY(lks_device_copy(job->device, job->device_stats + job->stats_count,
-                            lks_reducer_square_sums(job->reducer), blocks * sizeof *square_sums));
-    LKS_TRY(lks_device_copy_out(job->device, job->stats, job->device_stats,
-                                (job->stats_count + blocks) * sizeof *job->stats));
-    for (uint32_t i = 0; i < blocks; ++i) {
-        bool buffer = lks_job_block_tensor(job, job->first_block + i)->role == LKS_ROLE_BUFFER;
-        square_sums[i] = buffer ? 0 : job->stats[job->stats_count + i];
-    }
-    for (int lane = job->geometry.first_lane; lane < job->geometry.end_lane; ++lane)
-        LKS_TRY(sum_lane(job, lane));
-    return LKS_OK;
-}
-
-static lks_status exchange_totals(lks_job *job, lks_status data, lks_totals *totals)
-{
-    LKS_TRY(bring_numbers(job));
     lks_votes votes = {.notice = lks_job_notice(job), .no_data = data != LKS_OK};
-    return lks_exchange_run(job->exchange, &votes, totals);
+    return lks_exchange_run(job->exchange, &votes,
+                            lks_optimizer_clip_norm(job->experiment.optimizer), all);
 }
 
 /* After a failure that all ranks came to know of in the step's exchange: one speaks. */
@@ -105,9 +75,9 @@ static lks_status fail_together(lks_job *job, lks_status mine)
     return lks_comm_agree(job->comm, mine);
 }
 
-static lks_status check_data(lks_job *job, lks_status mine, const lks_totals *totals)
+static lks_status check_data(lks_job *job, lks_status mine, const lks_votes *all)
 {
-    return totals->no_data ? fail_together(job, mine) : LKS_OK;
+    return all->no_data != 0 ? fail_together(job, mine) : LKS_OK;
 }
 
 static int rank_of_lane(const lks_job *job, int lane)
@@ -127,15 +97,16 @@ static lks_status refuse_not_finite(const lks_job *job, const lks_totals *totals
         "lower optimizer.lr, set optimizer.clip_norm, or look at the data; the last "
         "checkpoint is as it was";
     if (totals->bad_lane >= 0) {
-        int rank = rank_of_lane(job, totals->bad_lane);
+        int lane = (int)totals->bad_lane, rank = rank_of_lane(job, lane);
         return LKS_FAIL(LKS_ERR_NOT_FINITE,
                         "step %llu: the loss of lane %d is not finite (rank %d on %s): %s", step,
-                        totals->bad_lane, rank, lks_comm_host(job->comm, rank), remedy);
+                        lane, rank, lks_comm_host(job->comm, rank), remedy);
     }
     return LKS_FAIL(LKS_ERR_NOT_FINITE, "step %llu: the gradient of %s is not finite: %s", step,
                     lks_job_block_tensor(job, (uint32_t)totals->bad_block)->name, remedy);
 }
 
+/* The update left everything as it was if they are not. */
 static lks_status check_finite(lks_job *job, const lks_totals *totals)
 {
     if (totals->bad_lane < 0 && totals->bad_block < 0)
@@ -143,47 +114,28 @@ static lks_status check_finite(lks_job *job, const lks_totals *totals)
     return fail_together(job, refuse_not_finite(job, totals));
 }
 
-/* What the totals say about this step's update. */
-static lks_optimizer_step plan_update(const lks_job *job, const lks_totals *totals, double *norm)
+static lks_optimizer_step plan_update(const lks_job *job)
 {
     const lks_experiment *e = &job->experiment;
-    double targets = totals->targets > 0 ? totals->targets : 1;
-    double clip = lks_optimizer_clip_norm(e->optimizer);
-    *norm = sqrt(totals->square_sum) / targets;
-    double factor = clip > 0 && *norm > clip ? clip / *norm : 1;
     return (lks_optimizer_step){
         .step = job->step,
         .lr = lks_optimizer_learning_rate(e->optimizer) *
               lks_schedule_factor(e->schedule, job->step, job->steps),
-        .gradient_scale = factor / targets,
         .buffer_scale = 1.0 / (double)(job->geometry.lanes * job->geometry.micro_batches),
+        .totals = lks_exchange_totals(job->exchange),
     };
 }
 
-/* Consecutive own blocks of one tensor. */
-static lks_status update_blocks(lks_job *job, const lks_optimizer_step *step, uint32_t first,
-                                uint32_t end)
+/* The one place of a step where the host waits for the device: all of the step has been given. A wait before
+ * would leave the device idle, and is a defect. */
+static lks_status take_totals(lks_job *job, uint64_t waits, lks_totals *totals)
 {
-    const lks_layout_block *from = &job->layout->blocks[first];
-    const lks_layout_block *last = &job->layout->blocks[end - 1];
-    float *states[LKS_OPTIMIZER_STATES_MAX];
-    for (int i = 0; i < lks_optimizer_state_count(job->experiment.optimizer); ++i)
-        states[i] = job->states[i] + (from->offset - job->base_offset);
-    return lks_optimizer_update(
-        job->experiment.optimizer, job->device, step, lks_job_block_tensor(job, first),
-        last->offset + last->elements - from->offset, lks_reducer_sums(job->reducer) + from->offset,
-        lks_reducer_parameters(job->reducer) + from->offset, states);
-}
-
-static lks_status update_own_blocks(lks_job *job, const lks_optimizer_step *step)
-{
-    for (uint32_t first = job->first_block, end; first < job->end_block; first = end) {
-        const lks_layout_tensor *tensor = lks_job_block_tensor(job, first);
-        end = tensor->first_block + tensor->block_count;
-        end = end < job->end_block ? end : job->end_block;
-        LKS_TRY(update_blocks(job, step, first, end));
-    }
-    return LKS_OK;
+    waits = lks_device_waits(job->device) - waits;
+    if (waits > 0 && !lks_exchange_is_through_host(job->exchange) && !job->request->profile)
+        return LKS_FAIL(LKS_ERR_INTERNAL, "step %llu waited for the device %llu times, want 0",
+                        (unsigned long long)job->step, (unsigned long long)waits);
+    LKS_TRY(lks_reducer_settle(job->reducer));
+    return lks_exchange_take(job->exchange, totals);
 }
 
 /* Everything is allocated before the second step; a later allocation is a defect. */
@@ -198,7 +150,7 @@ static lks_status check_allocations(lks_job *job, uint64_t before)
 }
 
 static lks_step_result step_result(const lks_job *job, const lks_totals *totals,
-                                   const lks_optimizer_step *update, double norm, uint64_t start)
+                                   const lks_votes *votes, double lr, uint64_t start)
 {
     double targets = totals->targets > 0 ? totals->targets : 1;
     const lks_schema *schema = lks_dataset_schema(job->data);
@@ -208,41 +160,44 @@ static lks_step_result step_result(const lks_job *job, const lks_totals *totals,
         .step = job->step,
         .loss = totals->loss_sum / targets,
         .accuracy = classes ? totals->correct / targets : NAN,
-        .lr = update->lr,
-        .grad_norm = norm,
+        .lr = lr,
+        .grad_norm = totals->norm,
         .seconds = lks_clock_seconds_since(start),
         .loader_wait_seconds = lks_loader_take_wait_seconds(job->loader),
         .reduce_wait_seconds = reducer.wait_seconds,
         .gradient_bytes = reducer.bytes_total,
         .gradient_bytes_early = reducer.bytes_early,
-        .notice = totals->notice,
-        .notice_seconds = totals->notice_seconds,
+        .notice = votes->notice != 0,
+        .notice_seconds = votes->notice,
     };
 }
 
 lks_status lks_step_run(lks_job *job, lks_step_result *out)
 {
     uint64_t start = lks_clock_ns(), allocations = lks_memory_allocation_count();
+    uint64_t waits = lks_device_waits(job->device);
     lks_status data = LKS_OK;
+    lks_votes votes;
     lks_totals totals;
-    double norm;
 
     LKS_TRY(lks_reducer_begin(job->reducer));
     for (int lane = job->geometry.first_lane; lane < job->geometry.end_lane; ++lane)
         LKS_TRY(run_lane(job, lane, &data));
     LKS_TRY(lks_reducer_sum(job->reducer));
 
-    LKS_TRY(exchange_totals(job, data, &totals));
-    LKS_TRY(check_data(job, data, &totals));
-    LKS_TRY(check_finite(job, &totals));
+    LKS_TRY(exchange_totals(job, data, &votes));
+    LKS_TRY(check_data(job, data, &votes));
 
-    lks_optimizer_step update = plan_update(job, &totals, &norm);
-    LKS_TRY(update_own_blocks(job, &update));
+    lks_optimizer_step update = plan_update(job);
+    LKS_TRY(lks_update_run(job, &update));
     LKS_TRY(lks_reducer_gather(job->reducer));
     LKS_TRY(lks_state_round(job));
 
+    LKS_TRY(take_totals(job, waits, &totals));
+    LKS_TRY(check_finite(job, &totals));
+
     ++job->step;
     LKS_TRY(check_allocations(job, allocations));
-    *out = step_result(job, &totals, &update, norm, start);
+    *out = step_result(job, &totals, &votes, update.lr, start);
     return LKS_OK;
 }

@@ -35,13 +35,14 @@ enum { STEPS_BEFORE_PROFILE = 2 };
 
 static lks_status train_steps(lks_job *job, bool *stop)
 {
-    uint64_t profile_from = job->step + STEPS_BEFORE_PROFILE;
+    uint64_t profile_from = job->request->profile ? job->step + STEPS_BEFORE_PROFILE : UINT64_MAX;
     lks_saves_prepare(job);
     while (job->step < job->steps && !*stop) {
-        if (job->request->profile && job->step == profile_from)
-            lks_executor_profile(job->replica.executor, true);
         lks_step_result result;
+        if (job->step >= profile_from)
+            LKS_TRY(lks_device_profile_begin(job->device));
         LKS_TRY(lks_step_run(job, &result));
+        LKS_TRY(lks_device_profile_end(job->device));
         LKS_TRY(lks_hooks_run(job, &result, stop));
     }
     return *stop ? LKS_OK : lks_hooks_finish(job);
@@ -50,8 +51,8 @@ static lks_status train_steps(lks_job *job, bool *stop)
 static void print_profile(const lks_job *job)
 {
     lks_text table = {0};
-    lks_executor_profile_print(job->replica.executor, &table);
-    lks_log_root("time per kernel, rank 0:");
+    lks_device_profile_print(job->device, &table);
+    lks_log_root("where the time went, rank 0:");
     for (char *line = table.data, *end; line && *line; line = end ? end + 1 : NULL) {
         end = strchr(line, '\n');
         if (end)

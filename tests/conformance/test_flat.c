@@ -278,6 +278,25 @@ static void check_element(const char *name, float found, double wanted, double s
     harness_expect(name, (size_t)i, found, wanted, 12 * 0x1p-24 * size + 0x1p-126);
 }
 
+/* The elements [first, first + count) of the arrays as one block. */
+static lks_status update_range(lks_device *device, const lks_update *update, update_arrays *at,
+                               int first, int count, bool momentum, bool adam)
+{
+    const lks_layout_block block = {.offset = (uint64_t)first, .elements = (uint32_t)count};
+    lks_layout_block *blocks = harness_to_device(device, &block, sizeof block);
+    const lks_update_blocks what = {.blocks = blocks,
+                                    .host_blocks = &block,
+                                    .count = 1,
+                                    .gradient = at->x[GRADIENT],
+                                    .parameter = at->x[PARAMETER],
+                                    .states = {momentum || adam ? at->x[STATE0] + first : NULL,
+                                               adam ? at->x[STATE1] + first : NULL},
+                                    .origin = (uint64_t)first};
+    lks_status status = lks_device_update(device, update, &what);
+    lks_device_free(device, blocks, sizeof block);
+    return status;
+}
+
 static void run_update(lks_device *device, const lks_update *update)
 {
     static update_arrays before, once, pieces;
@@ -285,19 +304,13 @@ static void run_update(lks_device *device, const lks_update *update)
     bool adam = update->rule == LKS_UPDATE_ADAM;
     fill(&before);
     update_arrays *at = harness_to_device(device, &before, sizeof before);
-    ck_assert_int_eq(lks_device_update(device, update, UPDATE_ELEMENTS, at->x[GRADIENT],
-                                       at->x[PARAMETER], momentum || adam ? at->x[STATE0] : NULL,
-                                       adam ? at->x[STATE1] : NULL),
-                     LKS_OK);
+    ck_assert_int_eq(update_range(device, update, at, 0, UPDATE_ELEMENTS, momentum, adam), LKS_OK);
     harness_from_device(device, &once, at, sizeof once);
     lks_device_free(device, at, sizeof *at);
     at = harness_to_device(device, &before, sizeof before);
     for (int first = 0, count = 1; first < UPDATE_ELEMENTS; first += count, count += 7) {
-        uint64_t n = (uint64_t)(first + count < UPDATE_ELEMENTS ? count : UPDATE_ELEMENTS - first);
-        ck_assert_int_eq(lks_device_update(device, update, n, at->x[GRADIENT] + first,
-                                           at->x[PARAMETER] + first, at->x[STATE0] + first,
-                                           at->x[STATE1] + first),
-                         LKS_OK);
+        int n = first + count < UPDATE_ELEMENTS ? count : UPDATE_ELEMENTS - first;
+        ck_assert_int_eq(update_range(device, update, at, first, n, true, true), LKS_OK);
     }
     harness_from_device(device, &pieces, at, sizeof pieces);
     lks_device_free(device, at, sizeof *at);
@@ -349,7 +362,171 @@ START_TEST(test_update_without_state)
     lks_device *device = harness_open(_i);
     lks_update adam = {.rule = LKS_UPDATE_ADAM};
     float x[2] = {0};
-    ck_assert_int_eq(lks_device_update(device, &adam, 2, x, x, x, NULL), LKS_ERR_INTERNAL);
+    const lks_layout_block block = {.elements = 2};
+    const lks_update_blocks what = {.blocks = &block,
+                                    .host_blocks = &block,
+                                    .count = 1,
+                                    .gradient = x,
+                                    .parameter = x,
+                                    .states = {x, NULL}};
+    ck_assert_int_eq(lks_device_update(device, &adam, &what), LKS_ERR_INTERNAL);
+    lks_device_close(device);
+}
+END_TEST
+
+/* The scale of the totals, read when the update runs; numbers that are not finite change nothing. */
+static void run_update_by_totals(lks_device *device, const lks_update *constant,
+                                 const lks_totals *totals, bool finite)
+{
+    static update_arrays before, wanted, found;
+    lks_update by_totals = *constant;
+    lks_totals *there = harness_to_device(device, totals, sizeof *totals);
+    fill(&before);
+    update_arrays *at = harness_to_device(device, &before, sizeof before);
+    ck_assert_int_eq(update_range(device, constant, at, 0, UPDATE_ELEMENTS, true, true), LKS_OK);
+    harness_from_device(device, finite ? &wanted : &found, at, sizeof wanted);
+    if (!finite)
+        wanted = before;
+    lks_device_free(device, at, sizeof *at);
+    at = harness_to_device(device, &before, sizeof before);
+    by_totals.totals = there;
+    if (constant->rule != LKS_UPDATE_AVERAGE)
+        by_totals.gradient_scale = 1e9f;
+    ck_assert_int_eq(update_range(device, &by_totals, at, 0, UPDATE_ELEMENTS, true, true), LKS_OK);
+    harness_from_device(device, &found, at, sizeof found);
+    ck_assert_mem_eq(&found, &wanted, sizeof found);
+    lks_device_free(device, at, sizeof *at);
+    lks_device_free(device, there, sizeof *totals);
+}
+
+START_TEST(test_update_by_totals)
+{
+    static const lks_totals cases[] = {
+        {.bad_lane = -1, .bad_block = -1, .gradient_scale = 0.25f},
+        {.bad_lane = 2, .bad_block = -1, .gradient_scale = 0.25f},
+        {.bad_lane = -1, .bad_block = 0, .gradient_scale = 0.25f},
+    };
+    lks_device *device = harness_open(_i);
+    const lks_update base = {.gradient_scale = 0.25f, .lr = 0.01f, .weight_decay = 0.1f};
+    for (int i = 0; i < 3; ++i) {
+        lks_update sgd = base, momentum = base, adam = base, average = base;
+        momentum.momentum = 0.9f;
+        adam.rule = LKS_UPDATE_ADAM;
+        adam.beta1 = 0.9;
+        adam.beta2 = 0.999;
+        adam.epsilon = 1e-8f;
+        adam.correction1 = adam.correction2 = 0.5f;
+        average.rule = LKS_UPDATE_AVERAGE;
+        average.momentum = 0.1f;
+        const lks_update *const updates[] = {&sgd, &momentum, &adam, &average};
+        for (int u = 0; u < 4; ++u)
+            run_update_by_totals(device, updates[u], &cases[i], i == 0);
+    }
+    lks_device_close(device);
+}
+END_TEST
+
+/* --- The numbers of a step ------------------------------------------------------------ */
+
+enum { TOTAL_LANES = 5, TOTAL_BATCHES = 3, TOTAL_BLOCKS = 2500 };
+
+typedef struct numbers {
+    double stats[TOTAL_LANES][TOTAL_BATCHES][LKS_STATS];
+    double squares[TOTAL_BLOCKS];
+    uint8_t counted[TOTAL_BLOCKS];
+} numbers;
+
+static void fill_numbers(numbers *n)
+{
+    for (int lane = 0; lane < TOTAL_LANES; ++lane)
+        for (int b = 0; b < TOTAL_BATCHES; ++b) {
+            n->stats[lane][b][0] = fabs((double)lane_value(lane, b)) * 1.1;
+            n->stats[lane][b][1] = 7 + lane + b;
+            n->stats[lane][b][2] = lane;
+        }
+    for (int i = 0; i < TOTAL_BLOCKS; ++i) {
+        n->squares[i] = fabs((double)lane_value(20, i)) / 3;
+        n->counted[i] = i % 7 != 3;
+    }
+}
+
+/* By the letter: lanes' sums in order of micro-batches, then of lanes; blocks in order. */
+static lks_totals reference_totals(const numbers *n, double clip_norm)
+{
+    lks_totals t = {.bad_lane = -1, .bad_block = -1};
+    for (int lane = 0; lane < TOTAL_LANES; ++lane) {
+        double sums[LKS_STATS] = {0};
+        for (int b = 0; b < TOTAL_BATCHES; ++b)
+            for (int j = 0; j < LKS_STATS; ++j)
+                sums[j] += n->stats[lane][b][j];
+        t.loss_sum += sums[0];
+        t.targets += sums[1];
+        t.correct += sums[2];
+        if (!isfinite(sums[0]) && t.bad_lane < 0)
+            t.bad_lane = lane;
+    }
+    for (int i = TOTAL_BLOCKS; i-- > 0;)
+        if (n->counted[i] && !isfinite(n->squares[i]))
+            t.bad_block = i;
+    for (int i = 0; i < TOTAL_BLOCKS; ++i)
+        t.square_sum += n->counted[i] ? n->squares[i] : 0;
+    double targets = t.targets > 0 ? t.targets : 1;
+    t.norm = sqrt(t.square_sum) / targets;
+    double factor = clip_norm > 0 && t.norm > clip_norm ? clip_norm / t.norm : 1;
+    t.gradient_scale = (float)(factor / targets);
+    return t;
+}
+
+static bool same_number(double a, double b)
+{
+    return a == b || (isnan(a) && isnan(b));
+}
+
+static void check_totals(lks_device *device, const numbers *n, double clip_norm)
+{
+    numbers *there = harness_to_device(device, n, sizeof *n);
+    static const double zeros[TOTAL_LANES * LKS_STATS];
+    static const lks_totals nothing;
+    double *sums = harness_to_device(device, zeros, sizeof zeros);
+    lks_totals found, wanted = reference_totals(n, clip_norm);
+    lks_totals *out = harness_to_device(device, &nothing, sizeof nothing);
+    ck_assert_int_eq(
+        lks_device_sum_stats(device, TOTAL_LANES, TOTAL_BATCHES, there->stats[0][0], sums), LKS_OK);
+    const lks_totals_spec spec = {TOTAL_LANES,    TOTAL_BLOCKS,   sums,
+                                  there->squares, there->counted, clip_norm};
+    ck_assert_int_eq(lks_device_total(device, &spec, out), LKS_OK);
+    harness_from_device(device, &found, out, sizeof found);
+    ck_assert(same_number(found.loss_sum, wanted.loss_sum));
+    ck_assert(same_number(found.targets, wanted.targets));
+    ck_assert(same_number(found.correct, wanted.correct));
+    ck_assert(same_number(found.square_sum, wanted.square_sum));
+    ck_assert(same_number(found.norm, wanted.norm));
+    ck_assert(same_number((double)found.gradient_scale, (double)wanted.gradient_scale));
+    ck_assert_int_eq(found.bad_lane, wanted.bad_lane);
+    ck_assert_int_eq(found.bad_block, wanted.bad_block);
+    lks_device_free(device, there, sizeof *n);
+    lks_device_free(device, sums, sizeof zeros);
+    lks_device_free(device, out, sizeof nothing);
+}
+
+/* The same bits as the plain loop, whatever the device: their order is the contract. */
+START_TEST(test_totals)
+{
+    static numbers plain, odd;
+    lks_device *device = harness_open(_i);
+    fill_numbers(&plain);
+    for (int clip = 0; clip < 3; ++clip)
+        check_totals(device, &plain, (double[]){0, 0.01, 1e9}[clip]);
+    odd = plain;
+    odd.stats[3][1][0] = NAN;
+    odd.stats[4][0][0] = INFINITY;
+    odd.squares[3] = NAN; /* not counted */
+    check_totals(device, &odd, 1);
+    odd.squares[1025] = INFINITY;
+    odd.squares[2400] = NAN;
+    check_totals(device, &odd, 1);
+    memset(&odd, 0, sizeof odd); /* no valid target at all */
+    check_totals(device, &odd, 1);
     lks_device_close(device);
 }
 END_TEST
@@ -422,6 +599,8 @@ TCase *flat_cases(void)
     HARNESS_ADD(tcase, test_round);
     HARNESS_ADD(tcase, test_update);
     HARNESS_ADD(tcase, test_update_without_state);
+    HARNESS_ADD(tcase, test_update_by_totals);
+    HARNESS_ADD(tcase, test_totals);
     HARNESS_ADD(tcase, test_memory);
     HARNESS_ADD(tcase, test_probe);
     tcase_add_test(tcase, test_square_sum_everywhere);

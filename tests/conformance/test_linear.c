@@ -1,6 +1,6 @@
 /* linear and its gradients. A product of k terms summed in any order errs by at
  * most (k + 1) u sum|a b|: one rounding per product and k - 1 additions, and one for the
- * bias. */
+ * bias or a factor. In bf16 f is taken of pre as rounded, and dz w is rounded before it is multiplied by f', but on the cpu. */
 #include "tests/conformance/test_kernels_a.h"
 
 #include <math.h>
@@ -69,7 +69,7 @@ static void run_linear(lks_device *device, const linear_shape *s, lks_activation
     harness_call call = {"linear", &attributes, in, 3, out, 2, NULL};
     harness_run(device, &call);
     double *z = harness_f64(count), *z_scale = harness_f64(count);
-    double *y = harness_f64(count), *y_scale = harness_f64(count);
+    double *y = harness_f64(count), *y_scale = harness_f64(count), *inner = harness_f64(count);
     multiply(s->m, s->n, s->k, harness_f32(&in[0]), s->k, 1, harness_f32(&in[1]), 1, s->k, z,
              z_scale);
     double c = (double)s->k + 1;
@@ -82,11 +82,12 @@ static void run_linear(lks_device *device, const linear_shape *s, lks_activation
         y_scale[i] = activation == LKS_GELU
                          ? 1.2 * z_scale[i] + (12 + 10 * fabs(gelu_argument(z[i]))) / c * fabs(y[i])
                          : z_scale[i];
+        inner[i] = activation == LKS_GELU && !harness_on_cpu() ? 1.2 * fabs(z[i]) : 0;
     }
-    harness_check(&out[0], "y", y, y_scale, c);
+    harness_check_inner(&out[0], "y", y, y_scale, c, inner);
     if (pre)
         harness_check(&out[1], "pre", z, z_scale, c);
-    free(z), free(z_scale), free(y), free(y_scale);
+    free(z), free(z_scale), free(y), free(y_scale), free(inner);
     harness_release(&call);
 }
 
@@ -136,19 +137,42 @@ START_TEST(test_activation_grad)
 }
 END_TEST
 
-static void run_grad_input(lks_device *device, const linear_shape *s, bool accumulate)
+/* The gradient behind the activation whose value is x: that of its argument. */
+static void turn_through(lks_activation activation, const harness_tensor *saved, double c,
+                         double *dx, double *scale, double *inner)
+{
+    for (size_t i = 0; i < harness_count(saved); ++i) {
+        double z = harness_f32(saved)[i], slope = activation_slope(activation, z);
+        inner[i] = harness_on_cpu() ? 0 : fabs(dx[i] * slope);
+        scale[i] *= fabs(slope);
+        if (activation == LKS_GELU) /* as in run_activation_grad */
+            scale[i] += fabs(dx[i]) * 1.4 * (12 + 10 * fabs(gelu_argument(z))) / c;
+        dx[i] *= slope;
+    }
+}
+
+/* LKS_IDENTITY: nothing is saved. */
+static void run_grad_input(lks_device *device, const linear_shape *s, lks_activation activation,
+                           bool accumulate)
 {
     size_t count = (size_t)(s->m * s->k);
-    harness_tensor in[2] = {harness_random(LKS_SHAPE(s->m, s->n), 6, -1, 1),
-                            harness_random(LKS_SHAPE(s->n, s->k), 7, -1, 1)};
+    double c = (double)s->n + 2;
+    lks_linear_attributes attributes = {activation};
+    bool through = activation != LKS_IDENTITY;
+    harness_tensor in[3] = {harness_random(LKS_SHAPE(s->m, s->n), 6, -1, 1),
+                            harness_random(LKS_SHAPE(s->n, s->k), 7, -1, 1),
+                            through ? harness_random(LKS_SHAPE(s->m, s->k), 10, -6, 6)
+                                    : harness_absent()};
     harness_tensor out[1] = {harness_output(LKS_SHAPE(s->m, s->k), accumulate)};
-    harness_call call = {"linear_grad_input", NULL, in, 2, out, 1, NULL};
+    harness_call call = {"linear_grad_input", through ? &attributes : NULL, in, 3, out, 1, NULL};
     harness_run(device, &call);
-    double *dx = harness_f64(count), *scale = harness_f64(count);
+    double *dx = harness_f64(count), *scale = harness_f64(count), *inner = harness_f64(count);
     multiply(s->m, s->k, s->n, harness_f32(&in[0]), s->n, 1, harness_f32(&in[1]), s->k, 1, dx,
              scale);
-    harness_check(&out[0], "dx", dx, scale, (double)s->n + 1);
-    free(dx), free(scale);
+    if (through)
+        turn_through(activation, &in[2], c, dx, scale, inner);
+    harness_check_inner(&out[0], "dx", dx, scale, c, inner);
+    free(dx), free(scale), free(inner);
     harness_release(&call);
 }
 
@@ -180,10 +204,14 @@ START_TEST(test_gradients)
     lks_device *device = harness_open(_i);
     for (int i = 0; i < SHAPES; ++i)
         for (int accumulate = 0; accumulate < 2; ++accumulate) {
-            run_grad_input(device, &shapes[i], accumulate);
+            run_grad_input(device, &shapes[i], LKS_IDENTITY, accumulate);
             run_grad_weight(device, &shapes[i], accumulate, false);
             run_grad_weight(device, &shapes[i], accumulate, true);
         }
+    for (int i = 0; i < SHAPES; ++i) {
+        run_grad_input(device, &shapes[i], LKS_RELU, false);
+        run_grad_input(device, &shapes[i], LKS_GELU, false);
+    }
     lks_device_close(device);
 }
 END_TEST
@@ -233,6 +261,26 @@ START_TEST(test_refusals)
 }
 END_TEST
 
+START_TEST(test_refused_gradients)
+{
+    lks_device *device = harness_open(_i);
+    lks_linear_attributes attributes = {LKS_GELU};
+    harness_tensor in[3] = {harness_random(LKS_SHAPE(4, 5), 1, -1, 1),
+                            harness_random(LKS_SHAPE(5, 6), 1, -1, 1),
+                            harness_random(LKS_SHAPE(4, 7), 1, -1, 1)};
+    harness_tensor out[1] = {harness_output(LKS_SHAPE(4, 6), false)};
+    harness_call call = {"linear_grad_input", &attributes, in, 3, out, 1, NULL};
+    ck_assert_int_eq(harness_try(device, &call), LKS_ERR_INTERNAL);
+    ck_assert_ptr_nonnull(strstr(lks_status_message(), "saved has 28 elements, 24 wanted"));
+    in[2].spec.shape = LKS_SHAPE(4, 6);
+    ck_assert_int_eq(harness_try(device, &call), LKS_OK);
+    call.attributes = NULL;
+    ck_assert_int_eq(harness_try(device, &call), LKS_ERR_INTERNAL);
+    harness_release(&call);
+    lks_device_close(device);
+}
+END_TEST
+
 TCase *linear_cases(void)
 {
     TCase *tcase = tcase_create("linear");
@@ -241,6 +289,7 @@ TCase *linear_cases(void)
     HARNESS_ADD(tcase, test_activation_grad);
     HARNESS_ADD(tcase, test_gradients);
     HARNESS_ADD(tcase, test_refusals);
+    HARNESS_ADD(tcase, test_refused_gradients);
     tcase_add_test(tcase, test_slopes);
     return tcase;
 }

@@ -250,11 +250,22 @@ START_TEST(test_norm_grad)
 }
 END_TEST
 
+/* More rows than a device works on at once, whether a warp or a block has one. */
+START_TEST(test_norm_grad_many_rows)
+{
+    lks_device *device = harness_open(_i);
+    run_norm_grad(device, LKS_NORM_LAYER, 4400, 16, 2, true, true);
+    run_norm_grad(device, LKS_NORM_RMS, 600, 1032, 1, false, false);
+    lks_device_close(device);
+}
+END_TEST
+
 TCase *norm_cases(void)
 {
     TCase *tcase = tcase_create("norm");
     tcase_set_timeout(tcase, 60);
     HARNESS_ADD(tcase, test_norm);
     HARNESS_ADD(tcase, test_norm_grad);
+    HARNESS_ADD(tcase, test_norm_grad_many_rows);
     return tcase;
 }

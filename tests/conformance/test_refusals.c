@@ -48,6 +48,23 @@ START_TEST(test_refusals)
     refused(device, "reduce", &half, &five, 1, (lks_shape[]){LKS_SHAPE(1)}, 1, "elements");
     lks_batch_norm_attributes fixed = {1e-5f, LKS_IDENTITY, false};
     refused(device, "batch_norm_grad", &fixed, &image, 1, &image, 1, "training");
+    lks_softmax_attributes causal = {true};
+    refused(device, "softmax", &causal, &five, 1, &five, 1, "causal");
+    lks_dropout_attributes all = {1, 0};
+    refused(device, "dropout", &all, &five, 1, &five, 1, "rate");
+    lks_linear_attributes kept = {LKS_RELU};
+    const lks_shape square = LKS_SHAPE(5, 5);
+    refused(device, "linear", &kept, (lks_shape[]){square, LKS_SHAPE(5, 6)}, 2, &square, 1,
+            "5 x 6");
+    refused(device, "linear", &kept, (lks_shape[]){square, square}, 2,
+            (lks_shape[]){square, square}, 2, "gelu");
+    lks_norm_attributes norm = {LKS_NORM_RMS, 1e-5f};
+    refused(device, "norm", &norm, (lks_shape[]){square, square, five}, 3, &square, 1, "residual");
+    lks_attention_attributes shared = {3, 2, 8, true, 1, 0, 0}, three = {3, 3, 8, true, 1, 0, 0};
+    refused(device, "attention", &shared, (lks_shape[]){LKS_SHAPE(1, 4, 56)}, 1,
+            (lks_shape[]){LKS_SHAPE(1, 4, 24)}, 1, "kv_heads");
+    refused(device, "attention", &three, (lks_shape[]){LKS_SHAPE(1, 4, 56)}, 1,
+            (lks_shape[]){LKS_SHAPE(1, 4, 24)}, 1, "72");
     lks_device_close(device);
 }
 END_TEST

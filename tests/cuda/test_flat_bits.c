@@ -76,7 +76,7 @@ static const lks_update updates[] = {
 enum { UPDATES = sizeof updates / sizeof *updates };
 
 /* Arrays: gradient, parameter, state0, state1 (not negative); all begin `shift` elements into their memory. */
-static void update_on(const char *name, const lks_update *update, size_t shift,
+static void update_on(const char *name, const lks_update *update, uint32_t shift,
                       float (*out)[ELEMENTS])
 {
     lks_device *device = open_device(name);
@@ -87,8 +87,17 @@ static void update_on(const char *name, const lks_update *update, size_t shift,
             out[i][j] *= out[i][j];
         memory[i] = to_device(device, out[i], ELEMENTS);
     }
-    hold(lks_device_update(device, update, ELEMENTS - shift, memory[0] + shift, memory[1] + shift,
-                           memory[2] + shift, memory[3] + shift));
+    /* Two blocks of the flat arrays; states begin where the first does. */
+    const lks_layout_block cut[] = {{0, shift, 1000},
+                                    {1, shift + 1008, ELEMENTS - 1008 - (uint32_t)shift}};
+    lks_layout_block *listed = NULL;
+    hold(lks_device_allocate(device, sizeof cut, (void **)&listed));
+    hold(lks_device_copy_in(device, listed, cut, sizeof cut));
+    const lks_update_blocks what = {
+        listed, cut, 2, memory[0], memory[1], {memory[2] + shift, memory[3] + shift}, shift};
+    hold(lks_device_update(device, update, &what));
+    hold(lks_device_synchronize(device));
+    lks_device_free(device, listed, sizeof cut);
     for (int i = 0; i < ARRAYS; ++i) {
         hold(lks_device_copy_out(device, out[i], memory[i], sizeof out[i]));
         lks_device_free(device, memory[i], sizeof out[i]);
@@ -101,13 +110,13 @@ static float on_cpu[ARRAYS][ELEMENTS], on_cuda[ARRAYS][ELEMENTS];
 START_TEST(test_update_bits)
 {
     const lks_update *update = &updates[_i / 2];
-    size_t shift = (size_t)(_i % 2); /* whole 16 bytes, and not */
+    uint32_t shift = (uint32_t)(_i % 2); /* whole 16 bytes, and not */
     update_on("cpu", update, shift, on_cpu);
     update_on("cuda", update, shift, on_cuda);
     for (int i = 0; i < ARRAYS; ++i)
         for (int j = 0; j < ELEMENTS; ++j)
             if (memcmp(&on_cpu[i][j], &on_cuda[i][j], sizeof(float)) != 0)
-                ck_abort_msg("rule %d, shift %zu: array %d[%d] is %a on the cpu, %a on cuda",
+                ck_abort_msg("rule %d, shift %u: array %d[%d] is %a on the cpu, %a on cuda",
                              (int)update->rule, shift, i, j, (double)on_cpu[i][j],
                              (double)on_cuda[i][j]);
 }

@@ -64,6 +64,17 @@ check "losses in bf16 near those in f32" close one half 0.1
 check "bf16, 2 ranks" train 4 2 half-2 "${half[@]}"
 same "bf16: digest at 2 ranks" "$(digest half)" "$(digest half-2)"
 
+# Where the time goes, as the device counts it: rows of kernels and of flat memory, and no more together than the step.
+if [ "$model" = gpt ]; then
+  LKS_EMULATION_RACES=0 check "a profile" train 6 1 profile "${gpu[@]}" --profile
+  for kernel in linear attention attention_grad norm cross_entropy embedding_grad sum_blocks update; do
+    check "the profile has $kernel, and time for it" \
+      awk -v k="$kernel" '$2 == k && $3 >= 1 && $4 > 0 { found = 1 } END { exit !found }' profile.log
+  done
+  check "the profile's parts are no more than the step" \
+    awk '/ all of these / { parts = $6 } $2 == "step" && NF == 5 { whole = $4 } END { exit !(parts > 0 && parts <= whole) }' profile.log
+fi
+
 # What ten more steps cost in waits of the host for all of a stream, and in allocations.
 if [ -n "$modules" ]; then
   for steps in 3 13; do

@@ -47,13 +47,21 @@ static __device__ __forceinline__ void lks_load_matrices_transposed(uint32_t r[4
                  : "r"(address));
 }
 
-/* 16 bytes from global to shared memory while the thread goes on, zeros when not `valid`; groups of
+/* 16 (or 4) bytes from global to shared memory while the thread goes on, zeros when not `valid`; groups of
  * copies are committed, and waited for down to the `Left` newest groups (then __syncthreads). */
 static __device__ __forceinline__ void lks_copy16(void *shared, const void *global, bool valid)
 {
     uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
     int bytes = valid ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
+                 "r"(bytes)
+                 : "memory");
+}
+static __device__ __forceinline__ void lks_copy4(void *shared, const void *global, bool valid)
+{
+    uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    int bytes = valid ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(global),
                  "r"(bytes)
                  : "memory");
 }
@@ -64,6 +72,14 @@ static __device__ __forceinline__ void lks_copy_commit()
 template <int Left> static __device__ __forceinline__ void lks_copy_wait()
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory");
+}
+
+/* The thread's lane, asked for anew at each call: a place computed from it is not kept in a register meanwhile. */
+static __device__ __forceinline__ int lks_lane()
+{
+    int lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
 }
 
 /* 2^x to about two units in the last place; 0 below 2^-126. */

@@ -1,16 +1,10 @@
 #include "runtime/graph/op_driver.h"
 
+/* The kernel has made the gradient with the loss. */
 static void cross_entropy_differentiate(lks_graph *graph, const lks_node *node)
 {
-    lks_tensor *logits = node->inputs[0], *targets = node->inputs[1], *lse = node->outputs[1];
-    if (!lks_gradient_wanted(logits))
-        return;
-    lks_tensor *dlogits = lks_tensor_like(graph, logits);
-    lks_node *grad = lks_node_append(graph, NULL, "cross_entropy_grad", node->attributes,
-                                     sizeof(lks_cross_entropy_attributes),
-                                     LKS_TENSORS(logits, targets, lse), LKS_TENSORS(dlogits));
-    lks_node_share(grad, 0);
-    lks_gradient_add(graph, logits, dlogits);
+    lks_tensor *logits = node->inputs[0];
+    lks_gradient_add(graph, logits, node->outputs[0]);
 }
 
 static const lks_op cross_entropy_op = {
@@ -46,14 +40,16 @@ lks_tensor *lks_op_cross_entropy(lks_graph *graph, lks_tensor *logits, lks_tenso
     if (!lks_op_ready(graph, &cross_entropy_op, LKS_TENSORS(logits, targets)) ||
         !cross_entropy_check(graph, logits, targets, classes))
         return NULL;
+    lks_tensor *stats = lks_tensor_create(graph, LKS_F64, LKS_SHAPE(3)), *dlogits = NULL;
     lks_shape rows = LKS_SHAPE(lks_tensor_elements(targets));
-    lks_tensor *stats = lks_tensor_create(graph, LKS_F64, LKS_SHAPE(3)), *lse = NULL;
     if (lks_gradient_wanted(logits))
-        lse = lks_tensor_create(graph, LKS_F32, rows);
+        dlogits = lks_tensor_like(graph, logits);
     lks_cross_entropy_attributes attributes = {classes};
-    lks_node_append(
+    lks_node *node = lks_node_append(
         graph, &cross_entropy_op, "cross_entropy", &attributes, sizeof attributes,
         LKS_TENSORS(lks_tensor_rows(graph, logits), lks_tensor_view(graph, targets, rows)),
-        LKS_TENSORS(stats, lse));
+        LKS_TENSORS(lks_tensor_rows(graph, dlogits), stats));
+    lks_node_share(node, 0);
+    lks_node_keep(node);
     return stats;
 }

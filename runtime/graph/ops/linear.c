@@ -1,16 +1,25 @@
 #include "runtime/graph/op_driver.h"
 
+static void linear_differentiate_input(lks_graph *graph, lks_tensor *dz, lks_tensor *x,
+                                       lks_tensor *weight)
+{
+    lks_linear_attributes behind = {LKS_IDENTITY};
+    lks_tensor *saved = lks_gradient_through(graph, x, &behind.activation);
+    lks_node_append(graph, NULL, "linear_grad_input", saved != NULL ? &behind : NULL, sizeof behind,
+                    LKS_TENSORS(dz, weight, saved), LKS_TENSORS(lks_gradient_target(graph, x)));
+}
+
 static void linear_differentiate(lks_graph *graph, const lks_node *node)
 {
     const lks_linear_attributes *attributes = node->attributes;
     lks_tensor *x = node->inputs[0], *weight = node->inputs[1], *bias = node->inputs[2];
-    lks_tensor *y = node->outputs[0], *pre = node->outputs[1];
+    lks_tensor *y = node->outputs[0];
     lks_tensor *dz = lks_gradient_of(graph, y);
-    if (attributes->activation != LKS_IDENTITY) {
+    if (attributes->activation != LKS_IDENTITY && !lks_gradient_is_through(y)) {
         lks_tensor *dy = dz;
         dz = lks_tensor_like(graph, y);
         lks_node_share(lks_node_append(graph, NULL, "activation_grad", attributes,
-                                       sizeof *attributes, LKS_TENSORS(dy, pre != NULL ? pre : y),
+                                       sizeof *attributes, LKS_TENSORS(dy, node->saved),
                                        LKS_TENSORS(dz)),
                        0);
     }
@@ -19,8 +28,7 @@ static void linear_differentiate(lks_graph *graph, const lks_node *node)
                         LKS_TENSORS(lks_gradient_target_or_scratch(graph, weight),
                                     lks_gradient_target(graph, bias)));
     if (lks_gradient_wanted(x))
-        lks_node_append(graph, NULL, "linear_grad_input", NULL, 0, LKS_TENSORS(dz, weight),
-                        LKS_TENSORS(lks_gradient_target(graph, x)));
+        linear_differentiate_input(graph, dz, x, weight);
 }
 
 static const lks_op linear_op = {"linear", "y = activation(x weight^T + bias)",
@@ -58,7 +66,9 @@ lks_tensor *lks_op_linear(lks_graph *graph, lks_tensor *x, lks_tensor *weight, l
     if (activation == LKS_GELU && differentiated && rows != NULL)
         pre = lks_tensor_like(graph, rows);
     lks_linear_attributes attributes = {activation};
-    lks_node_append(graph, &linear_op, "linear", &attributes, sizeof attributes,
-                    LKS_TENSORS(lks_tensor_rows(graph, x), weight, bias), LKS_TENSORS(rows, pre));
+    lks_node *node = lks_node_append(graph, &linear_op, "linear", &attributes, sizeof attributes,
+                                     LKS_TENSORS(lks_tensor_rows(graph, x), weight, bias),
+                                     LKS_TENSORS(rows, pre));
+    lks_node_activates(node, activation, activation == LKS_GELU ? pre : rows);
     return y;
 }

@@ -116,6 +116,10 @@ static inline int lks_emulation_lane()
 {
     return (int)(lks_emulation_self->number % 32);
 }
+static inline int lks_lane()
+{
+    return lks_emulation_lane();
+}
 template <typename T>
 static inline T __shfl_sync(unsigned mask, T value, int source, int width = 32)
 {
@@ -211,6 +215,10 @@ static inline void lks_load_matrices_transposed(uint32_t r[4], const void *row)
 static inline void lks_copy16(void *shared, const void *global, bool valid)
 {
     lks_emulation_copy(shared, global, 16, valid);
+}
+static inline void lks_copy4(void *shared, const void *global, bool valid)
+{
+    lks_emulation_copy(shared, global, 4, valid);
 }
 static inline void lks_copy_commit()
 {

@@ -12,8 +12,9 @@ namespace
 {
 
 enum : size_t {
-    WORKSPACE_BYTES = 4096
-}; /* what it holds does not survive, as with the library's */
+    WORKSPACE_BYTES = 4096, /* what it holds does not survive, as with the library's */
+    ALIGNMENT = 16
+};
 
 struct operands {
     const void *a, *b, *bias;
@@ -50,6 +51,13 @@ float gelu(float x)
     return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
 }
 
+float gelu_derivative(float x)
+{
+    float tanh = tanhf(0.7978845608f * (x + 0.044715f * x * x * x));
+    return 0.5f * (1 + tanh) +
+           0.5f * x * (1 - tanh * tanh) * 0.7978845608f * (1 + 3 * 0.044715f * x * x);
+}
+
 /* op(from) as f32, rows x columns without gaps. */
 std::vector<float> matrix(lks_dtype type, bool tf32, const void *from, int64_t first, int64_t rows,
                           int64_t columns, int64_t row_length, bool transposed)
@@ -84,12 +92,14 @@ void multiply_one(const lks_product_spec &s, bool tf32, const operands &o, int64
             if (s.accumulate)
                 x += load(s.result, o.c, at);
             if (o.bias)
-                x += load(s.type, o.bias, j);
+                x += load(s.result, o.bias, j);
             if (s.epilogue == LKS_EPILOGUE_BIAS_GELU) {
                 if (o.pre)
                     store(s.result, o.pre, at, x);
                 x = gelu(x);
             }
+            if (s.epilogue == LKS_EPILOGUE_GELU_GRAD)
+                x *= gelu_derivative(load(s.result, o.pre, at));
             store(s.result, o.c, at, x);
         }
     }
@@ -110,9 +120,25 @@ void check_range(const char *name, const void *memory, int64_t elements, lks_dty
                         bytes, name, memory);
 }
 
+/* As products.cu promises the library. */
+void check_alignment(const char *name, const void *memory)
+{
+    if (reinterpret_cast<uintptr_t>(memory) % ALIGNMENT)
+        lks_fault_raise("a matrix product is given %s at %p, which is not %zu-byte aligned", name,
+                        memory, (size_t)ALIGNMENT);
+}
+
 void check_operands(const lks_product_spec &s, const operands &o)
 {
     int64_t m = s.m, n = s.n, k = s.k;
+    check_alignment("a", o.a);
+    check_alignment("b", o.b);
+    check_alignment("c", o.c);
+    check_alignment("bias", o.bias);
+    check_alignment("pre", o.pre);
+    if (lks_product_has_bias(&s) != (o.bias != nullptr) ||
+        lks_product_has_pre(&s) != (o.pre != nullptr))
+        lks_fault_raise("a matrix product is not given what its epilogue wants");
     check_range("a", o.a,
                 extent(s.transpose_a ? k : m, s.transpose_a ? m : k, s.lda, s.batch, s.stride_a),
                 s.type);
@@ -121,7 +147,7 @@ void check_operands(const lks_product_spec &s, const operands &o)
                 s.type);
     check_range("c", o.c, extent(m, n, s.ldc, s.batch, s.stride_c), s.result);
     check_range("pre", o.pre, extent(m, n, s.ldc, s.batch, s.stride_c), s.result);
-    check_range("bias", o.bias, n, s.type);
+    check_range("bias", o.bias, n, s.result);
     check_range("workspace", o.workspace, (int64_t)WORKSPACE_BYTES, LKS_U8);
 }
 
@@ -150,7 +176,8 @@ const char *lks_products_version(char *out, size_t size)
 lks_status lks_product_prepare(lks_product **out, lks_cuda_device *cuda,
                                const lks_product_spec *spec)
 {
-    *out = new lks_product{*spec, cuda};
+    bool there = spec->epilogue == LKS_EPILOGUE_NONE || lks_emulation_get_settings().epilogues;
+    *out = there && lks_product_is_possible(spec) ? new lks_product{*spec, cuda} : nullptr;
     return LKS_OK;
 }
 
@@ -169,9 +196,12 @@ lks_status lks_product_run(lks_product *product, const void *a, const void *b, v
 {
     const lks_product_spec spec = product->spec;
     bool tf32 = product->cuda->tf32 && spec.type == LKS_F32;
-    bool biased = spec.epilogue == LKS_EPILOGUE_BIAS ||
-                  (spec.epilogue == LKS_EPILOGUE_BIAS_GELU && spec.bias);
-    operands o = {a, b, biased ? bias : nullptr, c, pre, workspace};
+    operands o = {a,
+                  b,
+                  lks_product_has_bias(&spec) ? bias : nullptr,
+                  c,
+                  lks_product_has_pre(&spec) ? pre : nullptr,
+                  workspace};
     LKS_CUDA(lks_queue_result(lks_queue_push(product->cuda->stream, [=] {
         check_operands(spec, o);
         if (*lks_fault_text())

@@ -160,8 +160,10 @@ lks_emulation_settings read_settings()
     s.seed = number_from("LKS_EMULATION_SEED", 1);
     s.defer = number_from("LKS_EMULATION_DEFER", 1) != 0;
     s.races = number_from("LKS_EMULATION_RACES", 1) != 0;
+    s.epilogues = number_from("LKS_EMULATION_EPILOGUES", 1) != 0;
     s.devices = (int)number_from("LKS_EMULATION_DEVICES", 1);
     s.multiprocessors = (int)number_from("LKS_EMULATION_MULTIPROCESSORS", 6);
+    s.capability = (int)number_from("LKS_EMULATION_CAPABILITY", 9);
     return s;
 }
 

@@ -12,8 +12,8 @@ std::recursive_mutex &lks_queue_lock();
 /* Settings from the environment; see README.md. */
 struct lks_emulation_settings {
     uint64_t seed;
-    bool defer, races;
-    int devices, multiprocessors;
+    bool defer, races, epilogues;
+    int devices, multiprocessors, capability;
 };
 const lks_emulation_settings &lks_emulation_get_settings();
 

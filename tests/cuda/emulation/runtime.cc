@@ -118,7 +118,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int device)
     out->maxThreadsDim[2] = 64;
     out->maxGridSize[0] = 0x7fffffff;
     out->maxGridSize[1] = out->maxGridSize[2] = 65535;
-    out->major = 9;
+    out->major = lks_emulation_get_settings().capability;
     out->multiProcessorCount = lks_emulation_get_settings().multiprocessors;
     out->unifiedAddressing = out->canMapHostMemory = out->asyncEngineCount = 1;
     out->pciBusID = devices[(size_t)device] + 1;

@@ -38,6 +38,60 @@ CASE(linear_frozen_weight)
     loss_of(g, lks_op_linear(g, x, w, variable(g, "b", LKS_SHAPE(2)), LKS_IDENTITY));
 }
 
+static lks_tensor *layer(lks_graph *g, lks_tensor *x, const char *name, int64_t outputs,
+                         lks_activation f)
+{
+    const lks_shape *shape = lks_tensor_shape(x);
+    lks_tensor *w =
+        variable(g, lks_name(g, "%s.w", name), LKS_SHAPE(outputs, shape->size[shape->axes - 1]));
+    return lks_op_linear(g, x, w, variable(g, lks_name(g, "%s.b", name), LKS_SHAPE(outputs)), f);
+}
+static void layers(lks_graph *g, bool regions)
+{
+    lks_tensor *h = activation(g, "x", LKS_SHAPE(BATCH, 3, 6));
+    for (int i = 0; i < 3; ++i) {
+        if (regions)
+            lks_graph_recompute_begin(g);
+        h = layer(g, h, lks_name(g, "layer %d", i), 8 - i, i < 2 ? LKS_GELU : LKS_IDENTITY);
+        if (regions)
+            lks_graph_recompute_end(g);
+    }
+    loss_of(g, h);
+}
+CASE(layers_gelu)
+{
+    layers(g, false);
+}
+CASE(layers_relu)
+{
+    lks_tensor *h = layer(g, activation(g, "x", LKS_SHAPE(BATCH, 3)), "up", 4, LKS_RELU);
+    loss_of(g, layer(g, h, "down", 5, LKS_IDENTITY));
+}
+CASE(layers_of_a_view)
+{
+    lks_tensor *h = layer(g, activation(g, "x", LKS_SHAPE(BATCH, 4, 6)), "up", 8, LKS_GELU);
+    loss_of(g, layer(g, lks_op_reshape(g, h, LKS_SHAPE(BATCH, 2, 16)), "down", 5, LKS_IDENTITY));
+}
+/* The derivative of an activation that several read is applied once, to the sum of what they give. */
+CASE(layers_read_twice)
+{
+    lks_tensor *h = layer(g, activation(g, "x", LKS_SHAPE(BATCH, 3, 6)), "up", 8, LKS_GELU);
+    lks_tensor *a = layer(g, h, "a", 5, LKS_IDENTITY), *b = layer(g, h, "b", 5, LKS_GELU);
+    loss_of(g, lks_op_binary(g, LKS_BINARY_MULTIPLY, a, b));
+}
+CASE(layers_read_as_view)
+{
+    lks_tensor *h = layer(g, activation(g, "x", LKS_SHAPE(BATCH, 4, 6)), "up", 6, LKS_GELU);
+    lks_tensor *a = layer(g, h, "a", 6, LKS_IDENTITY);
+    lks_tensor *b = lks_op_reshape(g, h, *lks_tensor_shape(h));
+    loss_of(g, lks_op_binary(g, LKS_BINARY_ADD, a, b));
+}
+CASE(layer_of_itself)
+{
+    lks_tensor *h = layer(g, variable(g, "x", LKS_SHAPE(BATCH, 6)), "up", 8, LKS_GELU);
+    loss_of(g, lks_op_linear(g, h, h, NULL, LKS_IDENTITY));
+}
+
 static void attention_case(lks_graph *g, int heads, int kv_heads, bool causal, double dropout)
 {
     lks_tensor *qkv = activation(g, "qkv", LKS_SHAPE(BATCH, PLACES, (heads + 2 * kv_heads) * 3));
@@ -588,6 +642,19 @@ void build_unused(lks_graph *graph)
     unused_parameter(graph);
 }
 
+void build_layers(lks_graph *graph)
+{
+    layers(graph, false);
+}
+void build_layers_recomputed(lks_graph *graph)
+{
+    layers(graph, true);
+}
+void build_layers_read_twice(lks_graph *graph)
+{
+    layers_read_twice(graph);
+}
+
 #define ALONE(name)                                                                                \
     {                                                                                              \
 #name, name                                                                                \
@@ -599,6 +666,12 @@ const graph_case graph_cases[] = {
     ALONE(linear_gelu),
     ALONE(linear_of_input),
     ALONE(linear_frozen_weight),
+    ALONE(layers_gelu),
+    ALONE(layers_relu),
+    ALONE(layers_of_a_view),
+    ALONE(layers_read_twice),
+    ALONE(layers_read_as_view),
+    ALONE(layer_of_itself),
     ALONE(attention_causal),
     ALONE(attention_full),
     ALONE(attention_grouped),

@@ -15,6 +15,9 @@ void build_gpt_kept(lks_graph *graph);
 void build_cnn(lks_graph *graph);
 void build_tied(lks_graph *graph);
 void build_unused(lks_graph *graph);
+void build_layers(lks_graph *graph);
+void build_layers_recomputed(lks_graph *graph); /* each layer a region of its own */
+void build_layers_read_twice(lks_graph *graph);
 
 extern const graph_case graph_cases[];
 extern const int graph_case_count;

@@ -352,11 +352,14 @@ START_TEST(the_profile_names_every_kernel)
     fixture f;
     fixture_open(&f, LKS_GRAPH_TRAIN, build_tied);
     fixture_run(&f);
-    lks_executor_profile(f.executor, true);
+    OK(lks_device_profile_begin(f.device));
     fixture_run(&f);
     fixture_run(&f);
+    OK(lks_device_profile_end(f.device));
+    fixture_run(&f);
+    OK(lks_device_profile_end(f.device));
     lks_text text = {0};
-    lks_executor_profile_print(f.executor, &text);
+    lks_device_profile_print(f.device, &text);
     const char *line = strstr(text.data, "embedding_grad");
     ck_assert_ptr_nonnull(line);
     int calls;

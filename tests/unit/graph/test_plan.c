@@ -178,7 +178,7 @@ START_TEST(gradients_take_over_memory)
     const lks_plan *plan = &f.executor->plan;
     for (size_t s = 0; s < plan->step_count; ++s) {
         const lks_node *node = plan->steps[s].node;
-        if (strcmp(node->kernel, "cross_entropy_grad") == 0)
+        if (strcmp(node->kernel, "cross_entropy") == 0)
             ck_assert_uint_eq(plan->offsets[node->outputs[0]->root->id],
                               plan->offsets[node->inputs[0]->root->id]);
         if (strcmp(node->kernel, "norm_grad") == 0 && node->inputs[5] != NULL)
@@ -192,6 +192,29 @@ START_TEST(gradients_take_over_memory)
 }
 END_TEST
 
+/* An activation's derivative is part of the product that its only reader makes. */
+START_TEST(gradients_pass_through_activations)
+{
+    static const struct {
+        void (*build)(lks_graph *graph);
+        size_t apart;
+    } graphs[] = {{build_layers, 0}, {build_layers_read_twice, 2}, {build_gpt_kept, 0}};
+    for (size_t i = 0; i < sizeof graphs / sizeof *graphs; ++i) {
+        fixture f;
+        fixture_open(&f, LKS_GRAPH_TRAIN, graphs[i].build);
+        ck_assert_uint_eq(count_kernels(&f, "activation_grad"), graphs[i].apart);
+        fixture_close(&f);
+    }
+    fixture kept, recomputed;
+    fixture_open(&kept, LKS_GRAPH_TRAIN, build_layers);
+    fixture_open(&recomputed, LKS_GRAPH_TRAIN, build_layers_recomputed);
+    walk_plan(&recomputed, "layers");
+    same_bits(&kept, &recomputed, "layers");
+    fixture_close(&kept);
+    fixture_close(&recomputed);
+}
+END_TEST
+
 Suite *plan_suite(void);
 Suite *plan_suite(void)
 {
@@ -201,6 +224,7 @@ Suite *plan_suite(void)
     tcase_add_loop_test(cases, recomputed_gradients_have_the_same_bits, 0, graph_case_count);
     tcase_add_test(cases, recomputing_blocks_saves_memory);
     tcase_add_test(cases, gradients_take_over_memory);
+    tcase_add_test(cases, gradients_pass_through_activations);
     suite_add_tcase(suite, cases);
     return suite;
 }

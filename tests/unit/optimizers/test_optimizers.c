@@ -83,6 +83,23 @@ static const lks_layout_tensor buffer = {.name = "mean", .role = LKS_ROLE_BUFFER
 static float parameter[ELEMENTS], state0[ELEMENTS], state1[ELEMENTS], gradient[ELEMENTS];
 static double want[ELEMENTS], want0[ELEMENTS], want1[ELEMENTS];
 
+/* Elements [first, first + count) of the arrays, with all of a gradient's scale in its totals. */
+static lks_status update_range(const lks_optimizer_step *at, double scale,
+                               const lks_layout_tensor *tensor, uint64_t first, uint64_t count)
+{
+    const lks_totals totals = {.bad_lane = -1, .bad_block = -1, .gradient_scale = (float)scale};
+    const lks_layout_block block = {.offset = first, .elements = (uint32_t)count};
+    const lks_update_blocks what = {.blocks = &block,
+                                    .host_blocks = &block,
+                                    .count = 1,
+                                    .gradient = gradient,
+                                    .parameter = parameter,
+                                    .states = {state0, state1}};
+    lks_optimizer_step step = *at;
+    step.totals = &totals;
+    return lks_optimizer_update(optimizer, device, &step, lks_optimizer_part_of(tensor), &what);
+}
+
 static void run_both(const reference *r, const lks_layout_tensor *tensor)
 {
     static const double gradient_scale = 1.0 / 37;
@@ -94,9 +111,8 @@ static void run_both(const reference *r, const lks_layout_tensor *tensor)
     }
     for (int step = 0; step < STEPS; ++step) {
         lks_rng_normal(2 + (uint64_t)step, 0, ELEMENTS, gradient);
-        lks_optimizer_step at = {(uint64_t)step, r->lr, gradient_scale, 0};
-        ASSERT_OK(lks_optimizer_update(optimizer, device, &at, tensor, ELEMENTS, gradient,
-                                       parameter, (float *[]){state0, state1}));
+        lks_optimizer_step at = {.step = (uint64_t)step, .lr = r->lr};
+        ASSERT_OK(update_range(&at, gradient_scale, tensor, 0, ELEMENTS));
         for (int i = 0; i < ELEMENTS; ++i)
             reference_step(r, step, gradient_scale * gradient[i], &want[i], &want0[i], &want1[i]);
     }
@@ -194,9 +210,8 @@ START_TEST(buffers_are_running_averages)
             want[i] = parameter[i];
         for (int step = 0; step < STEPS; ++step) {
             lks_rng_normal(2 + (uint64_t)step, 0, ELEMENTS, gradient);
-            lks_optimizer_step at = {(uint64_t)step, 1e9, 1e9, 0.25};
-            ASSERT_OK(lks_optimizer_update(optimizer, device, &at, &buffer, ELEMENTS, gradient,
-                                           parameter, (float *[]){NULL, NULL}));
+            lks_optimizer_step at = {.step = (uint64_t)step, .lr = 1e9, .buffer_scale = 0.25};
+            ASSERT_OK(update_range(&at, 1e9, &buffer, 0, ELEMENTS));
             for (int i = 0; i < ELEMENTS; ++i)
                 want[i] = 0.9 * want[i] + 0.1 * 0.25 * gradient[i];
         }
@@ -221,13 +236,11 @@ START_TEST(pieces_give_the_same_bits)
     memset(state1, 0, sizeof state1);
     for (int step = 0; step < STEPS; ++step) {
         lks_rng_normal(2 + (uint64_t)step, 0, ELEMENTS, gradient);
-        lks_optimizer_step at = {(uint64_t)step, r.lr, 1.0 / 37, 0};
+        lks_optimizer_step at = {.step = (uint64_t)step, .lr = r.lr};
         for (uint64_t first = 0, count = 1; first < ELEMENTS; first += count, count += 16) {
             if (count > ELEMENTS - first)
                 count = ELEMENTS - first;
-            ASSERT_OK(lks_optimizer_update(optimizer, device, &at, &matrix, count, gradient + first,
-                                           parameter + first,
-                                           (float *[]){state0 + first, state1 + first}));
+            ASSERT_OK(update_range(&at, 1.0 / 37, &matrix, first, count));
         }
     }
     ck_assert_mem_eq(parameter, whole, sizeof whole);

@@ -1,0 +1,87 @@
+#!/bin/bash
+# scripts/gpu-check, every part to its end with sizes that mean nothing: the device is the emulated one, and nvidia-smi,
+# compute-sanitizer and the Python with PyTorch are stand-ins.
+#   gpu_check.sh GPU_CHECK LOCKSTEP MAKE_DATA BUILD MODULES
+gpu_check=$(realpath "$1") LOCKSTEP=$2 MAKE_DATA=$3 build=$(realpath "$4") modules=$(realpath "$5")
+# shellcheck source=tests/tools/common.sh
+. "$(dirname "$(realpath "$0")")/../tools/common.sh"
+export LKS_MODULES=$modules LKS_EMULATION_RACES=0
+
+mkdir bin temporary
+export TMPDIR=$work/temporary
+stand_in() { cat >"bin/$1" && chmod +x "bin/$1"; }
+stand_in nvidia-smi <<'SH'
+#!/bin/bash
+case "$*" in
+  -L) echo "GPU 0: a stand-in (UUID: GPU-0)" ;;
+  *clocks.sm*) while echo "1980, 650.5, 60, 40000"; do sleep 0.1; done ;;
+  *) echo "a stand-in, 0.0, 1 MiB" ;;
+esac
+SH
+stand_in compute-sanitizer <<'SH'
+#!/bin/bash
+[ "$1 $3 $4" = "--tool --error-exitcode 9" ] || exit 3
+echo "$2" >>"$SANITIZED"
+case $2 in "$SANITIZER_FINDS") exit 9 ;; esac
+shift 4
+exec "$@"
+SH
+# gpt_gpu.py MODE STEPS ...: the step of each mode takes as long as its name.
+stand_in python <<'SH'
+#!/bin/bash
+for ((i = 0; i < $3; ++i)); do echo "${#2}.5"; done
+echo "a stand-in, $2, $7" >&2
+SH
+export PATH=$work/bin:$PATH SANITIZED=$work/sanitized SANITIZER_FINDS=nothing
+
+# run NAME STATUS OPTION...: NAME.out is the table.
+run() {
+  local name=$1 wanted=$2 status=0
+  shift 2
+  "$gpu_check" --build "$build" --small "$@" >"$name.out" 2>"$name.err" || status=$?
+  same "$name: status" "$status" "$wanted"
+  [ "$status" = "$wanted" ] || cat "$name.out" "$name.err"
+}
+# row NAME PATTERN: a row of the table.
+row() { check "$1 has the row $2" grep -Eq "$2" "$1.out"; }
+
+run checks 0 --only conformance --only golden --only bits --output table
+row checks 'every op, f32 and bf16: conformance_kernels_b  *ok  [0-9]+ s$'
+row checks "losses as the CPU's, to 1e-4  *ok"
+row checks 'golden, f32 beside f64: mlp-classification  *ok'
+row checks 'bf16: the same bits on 4 ranks, link staged  *ok'
+row checks 'link nccl  *not run  it needs two devices'
+check "no row says FAILED" test "$(grep -c FAILED checks.out)" = 0
+check "the table's file is what was printed" cmp table checks.out
+check "what the checks printed is kept" grep -q '^=== golden, f32 beside f64: mlp-classification: status 0' table.log
+
+run speed 0 --only speed --only profile --python python --steps 3 --rounds 2
+for text in 'products, bf16, 32 cubed: TFLOP/s  *[0-9.]+' "copies within the card's memory: GB/s  *[0-9.]+" \
+  'lockstep: milliseconds per step  *[0-9.]+  median; rounds [0-9.]+ to [0-9.]+, steps [0-9.]+ to [0-9.]+' \
+  'lockstep: MFU, of the measured product rate  *[0-9.]+%' 'lockstep: bytes per parameter  *1[6-9]\.' \
+  'lockstep: SM clock, MHz  *1980' 'lockstep: power, W  *650.5  650 to 650; at most 60 C' \
+  'PyTorch compile, masters, round 1: milliseconds per step  *7.50  a stand-in, compile, masters' \
+  'PyTorch eager: milliseconds per step  *5.50  median; rounds 5.50 to 5.50' 'lockstep over PyTorch compile, [a-z]+  *[0-9.]+'; do
+  row speed "$text"
+done
+for kernel in linear attention_grad update 'all of these' 'nothing of these' step; do row speed "^$kernel  *[0-9]"; done
+row speed '^linear .* [0-9]+\.[0-9]{3} +[0-9.]+%$'
+same "rounds in turn" "$(grep -oE 'round [0-9]: [A-Za-z]+( [a-z]+)?' speed.err | cut -d' ' -f3- | uniq | tr '\n' ' ')" \
+  "lockstep PyTorch eager PyTorch compile lockstep PyTorch eager PyTorch compile "
+
+run sanitizer 0 --only memcheck --only racecheck
+row sanitizer 'compute-sanitizer memcheck: conformance_kernels_a  *ok'
+row sanitizer 'compute-sanitizer racecheck: conformance_kernels_b  *ok'
+SANITIZER_FINDS=racecheck run found 1 --only racecheck
+row found 'compute-sanitizer racecheck: conformance_kernels_b  *FAILED  status 9'
+SANITIZER_FINDS=memcheck run unable 0 --only racecheck
+row unable 'compute-sanitizer  *not run  it fails on a single product'
+
+run late 1 --only conformance --seconds 1
+row late 'conformance_kernels_a  *not run  no time left'
+run without 0 --only speed --python false --steps 3 --rounds 1
+row without 'PyTorch eager  *not run'
+run misspelt 2 --only speeds
+check "nothing is left behind" test -z "$(ls temporary)"
+
+say_result
