@@ -1,5 +1,6 @@
 #include "checkpoints/opened.h"
 
+#include "runtime/base/json.h"
 #include "runtime/base/memory.h"
 
 #include <math.h>
@@ -288,8 +289,9 @@ lks_status lks_checkpoint_diff(lks_checkpoint *a, lks_checkpoint *b, lks_text *o
         status = each_tensor(&d, &b->manifest.map, diff_missing);
     *equal = d.equal;
     if (status == LKS_OK && json != NULL)
-        *json = json_pack("{s:s, s:s, s:b, s:b, s:O}", "a", a->path, "b", b->path, "equal", d.equal,
-                          "state_equal", d.state_equal, "differences", d.list);
+        *json = json_pack("{s:o, s:o, s:b, s:b, s:O}", "a", lks_json_text(a->path), "b",
+                          lks_json_text(b->path), "equal", d.equal, "state_equal", d.state_equal,
+                          "differences", d.list);
     json_decref(d.list);
     return status;
 }

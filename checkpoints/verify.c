@@ -100,9 +100,9 @@ lks_status lks_checkpoint_check_report(const char *path, const lks_checkpoint_ex
             status = lks_checkpoint_each_block(checkpoint, &code, check_finite, &code);
         lks_checkpoint_close(checkpoint);
     }
-    *out = json_pack("{s:s, s:b, s:s, s:s}", "path", path, "valid",
+    *out = json_pack("{s:o, s:b, s:s, s:o}", "path", lks_json_text(path), "valid",
                      status == LKS_OK || code == LKS_CHECKPOINT_NOT_FINITE, "code",
                      lks_checkpoint_code_name(code), "message",
-                     status == LKS_OK ? "everything holds" : lks_status_message());
+                     lks_json_text(status == LKS_OK ? "everything holds" : lks_status_message()));
     return *out != NULL ? LKS_OK : LKS_FAIL(LKS_ERR_INTERNAL, "no memory for a report on %s", path);
 }

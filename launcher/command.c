@@ -30,9 +30,11 @@ lks_status lks_command_read_config(lks_config *config, const char *path, const l
 
 lks_status lks_command_expect(const lks_command *command, const lks_texts *rest, size_t count)
 {
+    char given[32];
     if (rest->count == count)
         return LKS_OK;
-    return LKS_FAIL(LKS_ERR_USAGE, "%zu arguments, want %zu: lockstep %s %s", rest->count, count,
+    return LKS_FAIL(LKS_ERR_USAGE, "%s, want %zu: lockstep %s %s",
+                    lks_text_count(given, sizeof given, rest->count, "argument"), count,
                     command->name, command->usage);
 }
 

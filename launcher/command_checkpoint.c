@@ -1,6 +1,7 @@
 #include "checkpoints/checkpoint.h"
 #include "launcher/command.h"
 #include "runtime/base/files.h"
+#include "runtime/base/json.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 #include "runtime/train/expect.h"
@@ -52,11 +53,11 @@ static lks_status find_one(const checkpoint_arguments *a, const char *path, lks_
 
 static json_t *entry_json(const lks_checkpoint_entry *entry)
 {
-    json_t *json =
-        json_pack("{s:s, s:I, s:b, s:I}", "path", entry->path, "step", (json_int_t)entry->step,
-                  "valid", entry->valid, "bytes", (json_int_t)entry->bytes);
+    json_t *json = json_pack("{s:o, s:I, s:b, s:I}", "path", lks_json_text(entry->path), "step",
+                             (json_int_t)entry->step, "valid", entry->valid, "bytes",
+                             (json_int_t)entry->bytes);
     if (json && entry->problem)
-        json_object_set_new(json, "problem", json_string(entry->problem));
+        json_object_set_new(json, "problem", lks_json_text(entry->problem));
     if (json && isfinite(entry->validation_loss))
         json_object_set_new(json, "validation_loss", json_real(entry->validation_loss));
     return json;
@@ -127,6 +128,14 @@ static lks_status verb_show(const checkpoint_arguments *a, const char *path, lks
     return LKS_OK;
 }
 
+/* A message about the whole of it names it already. */
+static void append_report(lks_text *out, const char *path, const char *message)
+{
+    if (strncmp(message, path, strlen(path)))
+        lks_text_append(out, "%s: ", path);
+    lks_text_append(out, "%s\n", message);
+}
+
 static lks_status verify_one(const checkpoint_arguments *a, const char *path, lks_text *out,
                              bool *valid)
 {
@@ -142,8 +151,7 @@ static lks_status verify_one(const checkpoint_arguments *a, const char *path, lk
     if (a->json)
         json_array_append(a->facts, report);
     else
-        lks_text_append(out, "%s: %s\n", path,
-                        json_string_value(json_object_get(report, "message")));
+        append_report(out, path, json_string_value(json_object_get(report, "message")));
     json_decref(report);
     return LKS_OK;
 }
@@ -154,6 +162,8 @@ static lks_status verb_verify(const checkpoint_arguments *a, const char *path, l
     lks_checkpoint_entry *entries = NULL;
     size_t count = 0;
     bool valid = true;
+    if (!lks_files_exists(path))
+        return none_there(path);
     lks_status status = lks_checkpoint_list(path, &entries, &count);
     if (status != LKS_OK || !count)
         status = verify_one(a, path, out, &valid);
@@ -202,9 +212,10 @@ static lks_status verb_diff(const checkpoint_arguments *a, lks_text *out)
 {
     lks_checkpoint *first = NULL, *second = NULL;
     bool equal = false;
+    char given[32];
     if (a->rest.count != 2)
-        return LKS_FAIL(LKS_ERR_USAGE, "%zu paths, want two: lockstep checkpoint diff A B",
-                        a->rest.count);
+        return LKS_FAIL(LKS_ERR_USAGE, "%s, want two: lockstep checkpoint diff A B",
+                        lks_text_count(given, sizeof given, a->rest.count, "path"));
     lks_status status = find_one(a, a->rest.items[0], &first);
     if (status == LKS_OK)
         status = find_one(a, a->rest.items[1], &second);
@@ -261,11 +272,6 @@ static lks_status run_expecting(checkpoint_arguments *a, const struct verb *verb
 {
     lks_config *config = NULL;
     lks_expect *expect = NULL;
-    if (!a->config && a->settings.count)
-        return LKS_FAIL(LKS_ERR_USAGE,
-                        "--set changes the configuration of --config, which is missing");
-    if (a->config && verb->run != verb_verify)
-        return LKS_FAIL(LKS_ERR_USAGE, "--config is for lockstep checkpoint verify");
     lks_status status = LKS_OK;
     if (a->config)
         status = lks_config_create(&config);
@@ -281,8 +287,24 @@ static lks_status run_expecting(checkpoint_arguments *a, const struct verb *verb
     return status;
 }
 
+static lks_status check_options(const checkpoint_arguments *a, const char *verb)
+{
+    bool is_verify = !strcmp(verb, "verify"), is_list = !strcmp(verb, "list");
+    if (!a->config && a->settings.count)
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "--set changes the configuration of --config, which is missing");
+    if (a->config && !is_verify)
+        return LKS_FAIL(LKS_ERR_USAGE, "--config is for lockstep checkpoint verify");
+    if (a->best && (is_verify || is_list))
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "--best is for lockstep checkpoint show, digest and diff; %s looks at all",
+                        verb);
+    return LKS_OK;
+}
+
 static lks_status run_verb(checkpoint_arguments *a, const char *verb, lks_text *out)
 {
+    LKS_TRY(check_options(a, verb));
     if (!strcmp(verb, "diff"))
         return verb_diff(a, out);
     for (size_t v = 0; v < sizeof verbs / sizeof verbs[0]; ++v)

@@ -1,4 +1,5 @@
 #include "launcher/command.h"
+#include "runtime/base/json.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 #include "runtime/datasets/dataset.h"
@@ -73,7 +74,7 @@ typedef struct verify_report {
 static void collect_problem(void *user, const char *problem)
 {
     verify_report *report = user;
-    json_array_append_new(report->problems, json_string(problem));
+    json_array_append_new(report->problems, lks_json_text(problem));
     if (report->out)
         lks_text_append(report->out, "%s\n", problem);
 }
@@ -83,8 +84,9 @@ static lks_status dataset_verify(const dataset_arguments *a, const char *directo
     verify_report report = {json_array(), a->json ? NULL : out};
     lks_status status = lks_dataset_verify(directory, collect_problem, &report);
     if (a->json) {
-        json_array_append_new(a->facts, json_pack("{s:s, s:b, s:O}", "path", directory, "valid",
-                                                  status == LKS_OK, "problems", report.problems));
+        json_array_append_new(a->facts,
+                              json_pack("{s:o, s:b, s:O}", "path", lks_json_text(directory),
+                                        "valid", status == LKS_OK, "problems", report.problems));
     } else if (status == LKS_OK) {
         lks_text_append(out, "%s: whole\n", directory);
     }

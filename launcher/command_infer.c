@@ -31,9 +31,15 @@ static lks_status print_sink(void *user, const char *data, size_t bytes)
 
 static lks_status sampling_of(const infer_arguments *a, lks_sampling *out)
 {
-    if (a->tokens < 1 || a->top_k < 0 || a->seed < 0 || a->temperature < 0)
-        return LKS_FAIL(LKS_ERR_USAGE,
-                        "--tokens is at least 1, --top-k, --seed and --temperature at least 0");
+    if (a->tokens < 1)
+        return LKS_FAIL(LKS_ERR_USAGE, "--tokens is %lld, want 1 or more", (long long)a->tokens);
+    if (a->top_k < 0)
+        return LKS_FAIL(LKS_ERR_USAGE, "--top-k is %lld, want 1 or more, or 0: all",
+                        (long long)a->top_k);
+    if (a->seed < 0)
+        return LKS_FAIL(LKS_ERR_USAGE, "--seed is %lld, want 0 or more", (long long)a->seed);
+    if (a->temperature < 0)
+        return LKS_FAIL(LKS_ERR_USAGE, "--temperature is %g, want 0 or more", a->temperature);
     *out = (lks_sampling){a->tokens, a->temperature, a->top_k, (uint64_t)a->seed};
     return LKS_OK;
 }

@@ -9,10 +9,16 @@
 static lks_status check_options(const lks_launch_options *o)
 {
     if (o->ranks < 0 || o->ranks > 65536)
-        return LKS_FAIL(LKS_ERR_USAGE, "--ranks is %lld, want 1 to 65536", (long long)o->ranks);
-    if (o->min_ranks < 1 || (o->ranks && o->min_ranks > o->ranks))
-        return LKS_FAIL(LKS_ERR_USAGE, "--min-ranks is %lld, want 1 to --ranks",
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "--ranks is %lld, want 1 to 65536, or 0: as many as slots and lanes allow",
+                        (long long)o->ranks);
+    if (o->min_ranks < 1)
+        return LKS_FAIL(LKS_ERR_USAGE, "--min-ranks is %lld, want 1 or more",
                         (long long)o->min_ranks);
+    if (o->ranks && o->min_ranks > o->ranks)
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "--min-ranks is %lld and --ranks %lld: want no more than --ranks",
+                        (long long)o->min_ranks, (long long)o->ranks);
     if (o->max_restarts < 0)
         return LKS_FAIL(LKS_ERR_USAGE, "--max-restarts is %lld, want 0 or more",
                         (long long)o->max_restarts);

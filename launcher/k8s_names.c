@@ -1,6 +1,7 @@
 #include "launcher/k8s_names.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,15 +75,27 @@ bool lks_k8s_is_resource(const char *text)
            isalnum((unsigned char)text[length - 1]);
 }
 
-bool lks_k8s_is_quantity(const char *text)
+/* 1000 or 1024 to the power of the unit's place; 0: no unit of memory. */
+static int64_t unit_bytes(const char *unit)
 {
-    static const char *const units[] = {"",   "k",  "M",  "G",  "T",  "P", "E",
-                                        "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"};
+    static const char letters[] = "kMGTPE", binary_letters[] = "KMGTPE";
+    bool is_binary = *unit && unit[1] == 'i';
+    const char *at = *unit ? strchr(is_binary ? binary_letters : letters, *unit) : NULL;
+    int64_t bytes = 1;
+    if (*unit && (!at || strlen(unit) != (is_binary ? 2 : 1)))
+        return 0;
+    for (long i = 0; at && i <= at - (is_binary ? binary_letters : letters); ++i)
+        bytes *= is_binary ? 1024 : 1000;
+    return bytes;
+}
+
+int64_t lks_k8s_quantity_bytes(const char *text)
+{
     size_t digits = strspn(text, "0123456789");
-    if (!digits || digits > 18 || !strtoll(text, NULL, 10))
-        return false;
-    for (size_t i = 0; i < sizeof units / sizeof units[0]; ++i)
-        if (!strcmp(text + digits, units[i]))
-            return true;
-    return false;
+    int64_t unit = unit_bytes(text + digits), bytes;
+    errno = 0;
+    long long number = strtoll(text, NULL, 10);
+    if (!digits || errno || !unit || __builtin_mul_overflow((int64_t)number, unit, &bytes))
+        return 0;
+    return bytes;
 }

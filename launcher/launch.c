@@ -6,6 +6,7 @@
 #include "runtime/base/files.h"
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
+#include "runtime/base/text.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -144,14 +145,17 @@ static lks_status supervisor_open(lks_supervisor *s, const lks_launch_options *o
 {
     *s = (lks_supervisor){
         .options = options, .directory_lock = -1, .signals = -1, .output = -1, .last_end = -1};
+    char t[2][32];
     LKS_TRY(lks_mpirun_check(options->mpirun));
     LKS_TRY(lks_hosts_find(&s->hosts, options->hosts));
     LKS_TRY(LKS_NEW_ARRAY(&s->usable, s->hosts.count));
     LKS_TRY(lks_launch_job_open(&s->job, &options->train));
     choose_ranks(s);
     if (s->ranks_wanted < options->min_ranks)
-        return LKS_FAIL(LKS_ERR_USAGE, "%d ranks at most (%s, %d lanes), and --min-ranks is %lld",
-                        s->ranks_wanted, s->hosts.source, s->job.lanes,
+        return LKS_FAIL(LKS_ERR_USAGE, "%s at most (%s, %s), and --min-ranks is %lld",
+                        lks_text_count(t[0], sizeof t[0], (uint64_t)s->ranks_wanted, "rank"),
+                        s->hosts.source,
+                        lks_text_count(t[1], sizeof t[1], (uint64_t)s->job.lanes, "lane"),
                         (long long)options->min_ranks);
     LKS_TRY(make_directory(s));
     return take_charge(s);
@@ -239,6 +243,23 @@ static void follow(lks_supervisor *s)
 
 /* --- What an end means ---------------------------------------------------- */
 
+/* 1 is never a rank's: with steps seen it is a loss, without them a command that mpirun did not take. */
+static bool is_refusal(const lks_supervisor *s, int status)
+{
+    int64_t first;
+    return status == LKS_WARNED && !WIFSIGNALED(s->wait_status) && !s->report.lost &&
+           lks_launch_job_starts(&s->job, &first) == s->starts_before;
+}
+
+static lks_status refused(const lks_supervisor *s, int status)
+{
+    const char *program = lks_mpirun_name(s->options->mpirun);
+    return LKS_FAIL(LKS_ERR_USAGE,
+                    "launch: %s ended with status %d, which is its own and no rank's: what it said "
+                    "is above; see that \"%s -n 1 hostname\" works",
+                    program, status, program);
+}
+
 static bool is_loss(const lks_supervisor *s, int status)
 {
     static const int deliberate[] = {LKS_OK,     LKS_ERR_USAGE, LKS_ERR_CORRUPT,   LKS_ERR_INTERNAL,
@@ -246,21 +267,22 @@ static bool is_loss(const lks_supervisor *s, int status)
     for (size_t i = 0; i < sizeof deliberate / sizeof deliberate[0]; ++i)
         if (status == deliberate[i] && !WIFSIGNALED(s->wait_status))
             return false;
-    return status != LKS_WARNED || s->report.lost;
+    return true;
 }
 
 static void complete_cause(lks_supervisor *s, int status)
 {
     lks_text *cause = &s->report.cause;
+    const char *program = lks_mpirun_name(s->options->mpirun);
     if (WIFSIGNALED(s->wait_status) && !s->report.lost) {
         lks_text_clear(cause);
-        lks_text_append(cause, "mpirun was killed by signal %d (%s)", WTERMSIG(s->wait_status),
+        lks_text_append(cause, "%s was killed by signal %d (%s)", program, WTERMSIG(s->wait_status),
                         strsignal(WTERMSIG(s->wait_status)));
     }
     if (!cause->length && s->report.host_lost)
         lks_text_append(cause, "a host was lost");
     if (!cause->length)
-        lks_text_append(cause, "mpirun ended with status %d", status);
+        lks_text_append(cause, "%s ended with status %d", program, status);
 }
 
 /* What mpirun did not say, the probe has found out. */
@@ -346,14 +368,15 @@ static lks_status pause_between(lks_supervisor *s)
 static void tell_restart(const lks_supervisor *s)
 {
     lks_text without = {0};
+    char ranks[32];
     for (size_t i = 0; i < s->hosts.count; ++i)
         if (!s->usable[i])
             lks_text_append(&without, "%s%s", without.length ? ", " : ", without ",
                             s->hosts.items[i].name);
-    lks_log_root("launch: %s after step %lld; going on with %d ranks%s (restart %d of %lld)",
-                 s->report.cause.data, (long long)s->last_end, s->ranks,
-                 without.data ? without.data : "", s->restarts,
-                 (long long)s->options->max_restarts);
+    lks_log_root(
+        "launch: %s after step %lld; going on with %s%s (restart %d of %lld)", s->report.cause.data,
+        (long long)s->last_end, lks_text_count(ranks, sizeof ranks, (uint64_t)s->ranks, "rank"),
+        without.data ? without.data : "", s->restarts, (long long)s->options->max_restarts);
     lks_text_release(&without);
 }
 
@@ -394,8 +417,12 @@ static lks_status supervise(lks_supervisor *s)
         LKS_TRY(start(s));
         follow(s);
         int status = mpirun_status(s);
-        if (s->killed || !is_loss(s, status))
+        if (!s->killed && is_refusal(s, status))
+            return refused(s, status);
+        if (!is_loss(s, status))
             return (lks_status)status;
+        if (s->killed)
+            return LKS_ERR_PEER;
         LKS_TRY(recover(s, status));
     }
 }

@@ -16,8 +16,9 @@ typedef struct lks_launch_options {
     lks_texts train;      /* "train", CONFIG, ... */
 } lks_launch_options;
 
-/* Runs the job to its end, over as many starts as it takes. Returns mpirun's status,
- * LKS_ERR_PEER for every way to lose a rank, or why it could not start. */
+/* Runs the job to its end, over as many starts as it takes. Returns the ranks' status,
+ * LKS_ERR_PEER for every way to lose a rank, LKS_ERR_USAGE when mpirun refuses to start any, or why
+ * it could not start. */
 lks_status lks_launch(const lks_launch_options *options) LKS_MUST_CHECK;
 
 #endif

@@ -91,15 +91,17 @@ static void tell_waiting(const lks_supervisor *s, gathering *g)
 /* No more waiting: go on with those that answer, or give up. */
 static lks_status settle(const lks_supervisor *s, const gathering *g)
 {
+    char ranks[32];
+    lks_text_count(ranks, sizeof ranks, (uint64_t)s->ranks, "rank");
     if (!is_enough(s))
         return LKS_FAIL(LKS_ERR_PEER,
-                        "hosts for %d ranks answer, want %lld (--min-ranks): no answer from %s "
+                        "hosts for %s answer, want %lld (--min-ranks): no answer from %s "
                         "within %.0f s (--wait-seconds); start again when they are back",
-                        s->ranks, (long long)s->options->min_ranks, g->silent.data,
+                        ranks, (long long)s->options->min_ranks, g->silent.data,
                         s->options->wait_seconds);
     lks_log_warn("launch: no answer from %s within %.0f s (--wait-seconds); going on without, with "
-                 "%d ranks",
-                 g->silent.data, s->options->wait_seconds, s->ranks);
+                 "%s",
+                 g->silent.data, s->options->wait_seconds, ranks);
     return LKS_OK;
 }
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -196,26 +197,42 @@ static lks_status spawn(const lks_mpirun_plan *plan, char **words, pid_t *pid, i
     return LKS_OK;
 }
 
-static const char *program_name(const char *path)
+const char *lks_mpirun_name(const char *path)
 {
     return path ? path : "mpirun";
 }
 
-lks_status lks_mpirun_check(const char *path)
+static bool is_program(const char *path)
 {
-    const char *name = program_name(path), *folders = getenv("PATH");
-    if (strchr(name, '/') && access(name, X_OK) == 0)
-        return LKS_OK;
-    for (const char *at = folders ? folders : ""; !strchr(name, '/') && *at;) {
+    struct stat file;
+    return stat(path, &file) == 0 && S_ISREG(file.st_mode) && access(path, X_OK) == 0;
+}
+
+static bool is_on_path(const char *name)
+{
+    const char *folders = getenv("PATH");
+    bool found = false;
+    for (const char *at = folders ? folders : ""; *at && !found;) {
         lks_text file = {0};
         size_t length = strcspn(at, ":");
         lks_text_append(&file, "%.*s/%s", (int)length, at, name);
-        bool found = file.data && access(file.data, X_OK) == 0;
+        found = file.data && is_program(file.data);
         lks_text_release(&file);
-        if (found)
-            return LKS_OK;
         at += length + (at[length] == ':');
     }
+    return found;
+}
+
+lks_status lks_mpirun_check(const char *path)
+{
+    const char *name = lks_mpirun_name(path);
+    if (!*name)
+        return LKS_FAIL(LKS_ERR_USAGE, "--mpirun is \"\", want the path of Open MPI's mpirun");
+    if (strchr(name, '/') ? is_program(name) : is_on_path(name))
+        return LKS_OK;
+    if (strchr(name, '/') && access(name, F_OK) == 0)
+        return LKS_FAIL(LKS_ERR_USAGE, "%s is not a program: name Open MPI's mpirun with --mpirun",
+                        name);
     return LKS_FAIL(LKS_ERR_USAGE, "%s is not there: install Open MPI or name it with --mpirun",
                     name);
 }
@@ -226,7 +243,7 @@ lks_status lks_mpirun_start(const lks_mpirun_plan *plan, const bool *usable, pid
     command_line line = {0};
     LKS_TRY(lks_arena_create(&line.arena));
     const char *hostfile = lks_arena_format(line.arena, "%s/hostfile", plan->directory);
-    add(&line, program_name(plan->options->mpirun));
+    add(&line, lks_mpirun_name(plan->options->mpirun));
     add(&line, "--hostfile");
     add(&line, hostfile);
     add_number(&line, "-n", plan->ranks);

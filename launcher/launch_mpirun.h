@@ -19,6 +19,7 @@ typedef struct lks_mpirun_plan {
     int per_slot; /* ranks that a slot takes: more than 1 when the user asked for more than slots */
 } lks_mpirun_plan;
 
+const char *lks_mpirun_name(const char *path); /* as the user knows it; NULL: the one on PATH */
 /* LKS_ERR_USAGE when there is no such program. */
 lks_status lks_mpirun_check(const char *path) LKS_MUST_CHECK;
 

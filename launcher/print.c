@@ -206,20 +206,23 @@ static lks_status check_counts(lks_print_spec *spec)
 static lks_status check_lanes(const lks_print_spec *spec, const lks_texts *train)
 {
     int64_t ranks = spec->nodes * spec->ranks_per_node;
+    char t[3][32];
     int lanes;
     if (!lks_files_exists(spec->config)) {
-        lks_log_warn("%s is not here, so it was not asked whether it has lanes for %lld ranks",
-                     spec->config, (long long)ranks);
+        lks_log_warn("%s is not here, so it was not asked whether it has lanes for %s",
+                     spec->config, lks_text_count(t[0], sizeof t[0], (uint64_t)ranks, "rank"));
         return LKS_OK;
     }
     LKS_TRY(lks_launch_job_lanes(train, &lanes));
     if (ranks <= lanes)
         return LKS_OK;
     return LKS_FAIL(LKS_ERR_USAGE,
-                    "%lld nodes of %lld ranks are %lld, and %s has %d lanes, the most ranks it can "
-                    "use: set train.lanes, or ask for fewer ranks",
-                    (long long)spec->nodes, (long long)spec->ranks_per_node, (long long)ranks,
-                    spec->config, lanes);
+                    "%s of %s are %lld, and %s has %s, the most ranks it can use: set train.lanes, "
+                    "or ask for fewer ranks",
+                    lks_text_count(t[0], sizeof t[0], (uint64_t)spec->nodes, "node"),
+                    lks_text_count(t[1], sizeof t[1], (uint64_t)spec->ranks_per_node, "rank"),
+                    (long long)ranks, spec->config,
+                    lks_text_count(t[2], sizeof t[2], (uint64_t)lanes, "lane"));
 }
 
 static bool fits_name(char c)

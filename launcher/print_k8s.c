@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CONFIG_BYTES_MAX = 1 << 20 };
+enum { CONFIG_BYTES_MAX = 1 << 20, MEMORY_BYTES_MIN = 64 << 20 };
 static const char wait_seconds[] = "600"; /* images are pulled, nodes are made */
 
 /* --- Names ---------------------------------------------------------------- */
@@ -28,8 +28,9 @@ static lks_status check_names(const lks_print_spec *spec, const char *key)
     if (spec->image && !lks_k8s_is_image(spec->image))
         return LKS_FAIL(LKS_ERR_USAGE, "--image is \"%s\", want an image: [HOST/]NAME[:TAG]",
                         spec->image);
-    if (spec->memory && !lks_k8s_is_quantity(spec->memory))
-        return LKS_FAIL(LKS_ERR_USAGE, "--memory is \"%s\", want bytes, as 64Gi or 512Mi",
+    if (spec->memory && lks_k8s_quantity_bytes(spec->memory) < MEMORY_BYTES_MIN)
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "--memory is \"%s\", want 64Mi to less than 8Ei, as 64Gi or 512Mi",
                         spec->memory);
     if (spec->rdma && !lks_k8s_is_resource(spec->rdma))
         return LKS_FAIL(LKS_ERR_USAGE,

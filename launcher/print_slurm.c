@@ -47,6 +47,7 @@ static lks_status settings_add_number(settings *s, const char *key, int64_t numb
 /* "key=value", "key", with or without the dashes. */
 static lks_status settings_add_text(settings *s, const char *text)
 {
+    static const char *const elsewhere[] = {"wrap", "help", "usage", "version", "test-only"};
     const char *key = text + strspn(text, "-"), *equals = strchr(key, '=');
     size_t length = equals ? (size_t)(equals - key) : strlen(key);
     if (!length || strspn(key, "abcdefghijklmnopqrstuvwxyz-") < length || strchr(key, '\n') ||
@@ -55,6 +56,12 @@ static lks_status settings_add_text(settings *s, const char *text)
                         "--sbatch is \"%s\", want a long option of sbatch on one line: account=me, "
                         "exclusive",
                         text);
+    for (size_t i = 0; i < sizeof elsewhere / sizeof elsewhere[0]; ++i)
+        if (strlen(elsewhere[i]) == length && !strncmp(elsewhere[i], key, length))
+            return LKS_FAIL(LKS_ERR_USAGE,
+                            "--sbatch %s: --%s goes on sbatch's command line alone, and a script "
+                            "with it would not run: leave it out",
+                            text, elsewhere[i]);
     if (settings_find(s, key, length))
         return LKS_FAIL(LKS_ERR_USAGE,
                         "--sbatch %s: --%.*s is set already, by an option of launch "
@@ -74,7 +81,8 @@ static int64_t time_seconds(const char *text)
     if (days) {
         char *end;
         seconds = DAY_SECONDS * strtoll(text, &end, 10);
-        if (!days_length || end != text + days_length || text[strspn(text, "0123456789")] != '-')
+        if (!days_length || days_length > 9 || end != text + days_length ||
+            text[strspn(text, "0123456789")] != '-')
             return -1;
         text += days_length + 1;
     }

@@ -2,6 +2,7 @@
 #include "launcher/doctor/channel.h"
 #include "launcher/doctor/check.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/json.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -108,7 +109,7 @@ static json_t *look_next(lks_doctor *d, look *l)
         said = json_pack("{s:s, s:o}", "kind", "done", "facts",
                          json_loadb(l->text.data, l->text.length, 0, NULL));
     else if (got == 1)
-        said = json_pack("{s:s, s:s}", "kind", "failed", "message", l->text.data);
+        said = json_pack("{s:s, s:o}", "kind", "failed", "message", lks_json_text(l->text.data));
     else
         said = json_pack("{s:s}", "kind", got == 0 ? "hung" : "died");
     look_end(l);
@@ -225,7 +226,7 @@ static lks_status run_meet(lks_doctor *d, json_t *facts)
 {
     json_t *mine = json_object(), *all = NULL;
     if (d->check->meet(d, mine) != LKS_OK)
-        json_object_set_new(mine, "failed", json_string(lks_status_message()));
+        json_object_set_new(mine, "failed", lks_json_text(lks_status_message()));
     LKS_TRY(gather(d, mine, &all));
     for (int r = 0; r < d->size; ++r) {
         const json_t *found = json_array_get(all, (size_t)r);
@@ -287,7 +288,7 @@ static void describe(const lks_doctor *d, json_t **out)
     json_t *hosts = json_array();
     for (int r = 0; r < d->size; ++r)
         if (lks_doctor_is_first(d, r))
-            json_array_append_new(hosts, json_string(lks_doctor_host(d, r)));
+            json_array_append_new(hosts, lks_json_text(lks_doctor_host(d, r)));
     *out = json_pack("{s:s, s:s, s:i, s:o, s:O, s:O}", "version", LKS_VERSION, "comm",
                      lks_comm_about(d->comm), "ranks", d->size, "hosts", hosts, "rows", d->rows,
                      "facts", d->facts);
@@ -306,6 +307,7 @@ lks_status lks_doctor_run(lks_comm *comm, const lks_doctor_options *options, jso
     lks_status status = lks_arena_create(&d.arena);
     if (status == LKS_OK)
         status = check_names(options);
+    status = lks_comm_agree(comm, status);
     for (int i = 0; status == LKS_OK && lks_doctor_checks[i]; ++i) {
         d.check = lks_doctor_checks[i];
         if (is_wanted(options, d.check))

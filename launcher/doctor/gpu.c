@@ -1,6 +1,7 @@
 /* GPUs: one for each rank, and fit for use. */
 #include "launcher/doctor/gpu.h"
 #include "launcher/doctor/nvml.h"
+#include "runtime/base/json.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@ static lks_status gpu_look(lks_doctor *d, json_t *facts)
     json_object_update(facts, seen);
     json_decref(seen);
     if (visible)
-        json_object_set_new(facts, "visible", json_string(visible));
+        json_object_set_new(facts, "visible", lks_json_text(visible));
     json_object_set_new(facts, "local_rank", json_integer(lks_comm_local_rank(d->comm)));
     return LKS_OK;
 }

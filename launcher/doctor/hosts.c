@@ -2,6 +2,7 @@
 #include "launcher/doctor/check.h"
 #include "launcher/launch_probe.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/json.h"
 
 #include <dlfcn.h>
 #include <limits.h>
@@ -22,8 +23,9 @@ static json_t *host_json(const lks_host *host)
     char name[256] = "", version[64] = "";
     if (host->said)
         sscanf(host->said, "%255s %63s", name, version);
-    return json_pack("{s:s, s:b, s:i, s:s, s:s}", "name", host->name, "answers", host->answers,
-                     "ended", host->ended, "called", name, "version", version);
+    return json_pack("{s:o, s:b, s:i, s:o, s:o}", "name", lks_json_text(host->name), "answers",
+                     host->answers, "ended", host->ended, "called", lks_json_text(name), "version",
+                     lks_json_text(version));
 }
 
 static lks_status program_path(json_t *facts)
@@ -33,11 +35,11 @@ static lks_status program_path(json_t *facts)
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length <= 0)
         return LKS_FAIL(LKS_ERR_IO, "/proc/self/exe: the program's own path cannot be read");
-    json_object_set_new(facts, "program", json_string(program));
+    json_object_set_new(facts, "program", lks_json_text(program));
     /* The compiler knows no other way from a function to the address of it. */
     void *address = (void *)(uintptr_t)&lks_comm_open;
     if (dladdr(address, &library) && library.dli_fname && realpath(library.dli_fname, program))
-        json_object_set_new(facts, "library", json_string(program));
+        json_object_set_new(facts, "library", lks_json_text(program));
     return LKS_OK;
 }
 
@@ -67,7 +69,7 @@ static lks_status hosts_look(lks_doctor *d, json_t *facts)
     for (size_t i = 0; i < hosts.count; ++i)
         json_array_append_new(list, host_json(&hosts.items[i]));
     json_object_set_new(facts, "hosts", list);
-    json_object_set_new(facts, "source", json_string(hosts.source));
+    json_object_set_new(facts, "source", lks_json_text(hosts.source));
     json_object_set_new(facts, "listed", json_boolean(is_list(d, &hosts)));
     json_object_set_new(facts, "asked", json_boolean(asked));
     return LKS_OK;

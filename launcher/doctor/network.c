@@ -3,6 +3,7 @@
 #include "launcher/doctor/interfaces.h"
 #include "launcher/doctor/network_link.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/json.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -93,7 +94,7 @@ static lks_status network_look(lks_doctor *d, json_t *facts)
                                  "NCCL_SOCKET_IFNAME"};
     for (int i = 0; i < 3; ++i)
         if (getenv(names[i]) && *getenv(names[i]))
-            json_object_set_new(facts, names[i], json_string(getenv(names[i])));
+            json_object_set_new(facts, names[i], lks_json_text(getenv(names[i])));
     if (nodes == 1)
         return LKS_OK;
     if (first)

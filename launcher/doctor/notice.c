@@ -4,6 +4,7 @@
 #include "launcher/doctor/host.h"
 #include "launcher/notice_source.h"
 #include "runtime/base/files.h"
+#include "runtime/base/json.h"
 
 #include <math.h>
 #include <string.h>
@@ -36,11 +37,11 @@ static lks_status ask(lks_doctor *d, const lks_notice_source *source, json_t *fa
     LKS_TRY(lks_http_open(&http));
     lks_notice_question question = {http, *url ? url : source->base, 1, &memory};
     bool answered = source->ask(&question, &found, text) == LKS_OK;
-    json_object_set_new(facts, "asked", json_string(question.base));
+    json_object_set_new(facts, "asked", lks_json_text(question.base));
     json_object_set_new(facts, "answered", json_boolean(answered));
-    json_object_set_new(facts, "problem", json_string(answered ? "" : lks_status_message()));
+    json_object_set_new(facts, "problem", lks_json_text(answered ? "" : lks_status_message()));
     if (found)
-        json_object_set_new(facts, "notice", json_string(text));
+        json_object_set_new(facts, "notice", lks_json_text(text));
     lks_http_close(http);
     return LKS_OK;
 }
@@ -54,7 +55,7 @@ static lks_status notice_look(lks_doctor *d, json_t *facts)
     json_object_set_new(facts, "cloud", json_string(cloud_here()));
     if (slash && slash > file) {
         const char *folder = lks_doctor_say(d, "%.*s", (int)(slash - file), file);
-        json_object_set_new(facts, "folder", json_string(folder));
+        json_object_set_new(facts, "folder", lks_json_text(folder));
         json_object_set_new(facts, "folder_there", json_boolean(lks_files_is_directory(folder)));
     }
     if (isfinite(source) && sources[(int)source])

@@ -2,6 +2,7 @@
 #include "collectives/lane_tree.h"
 #include "collectives/reducer.h"
 #include "launcher/doctor/job.h"
+#include "runtime/base/json.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -16,7 +17,7 @@ static void put(json_t *facts, const char *key, double number)
 
 static void put_text(json_t *facts, const char *key, const char *text)
 {
-    json_object_set_new(facts, key, json_string(text));
+    json_object_set_new(facts, key, lks_json_text(text));
 }
 
 static void put_settings(lks_doctor *d, const lks_doctor_job *job, json_t *facts)

@@ -3,6 +3,7 @@
 #include "launcher/doctor/host.h"
 #include "launcher/doctor/interfaces.h"
 #include "runtime/base/files.h"
+#include "runtime/base/json.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -99,7 +100,7 @@ static lks_status rdma_look(lks_doctor *d, json_t *facts)
     static const char *const choices[] = {"NCCL_IB_HCA", "NCCL_IB_GID_INDEX", "NCCL_IB_DISABLE"};
     for (int i = 0; i < 3; ++i)
         if (getenv(choices[i]) && *getenv(choices[i]))
-            json_object_set_new(facts, choices[i], json_string(getenv(choices[i])));
+            json_object_set_new(facts, choices[i], lks_json_text(getenv(choices[i])));
     if (!lks_files_is_directory(devices) || lks_files_list(devices, &names) != LKS_OK)
         return LKS_OK;
     for (size_t i = 0; i < names.count; ++i) {

@@ -1,5 +1,6 @@
 /* Facts and rows: what the judges read and write. */
 #include "launcher/doctor/check.h"
+#include "runtime/base/json.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -181,7 +182,7 @@ static void row_add_rank(const lks_doctor *d, json_t *row, int rank)
     json_array_foreach(hosts, i, host) known |=
         !strcmp(json_string_value(host), lks_doctor_host(d, rank));
     if (!known)
-        json_array_append_new(hosts, json_string(lks_doctor_host(d, rank)));
+        json_array_append_new(hosts, lks_json_text(lks_doctor_host(d, rank)));
 }
 
 void lks_doctor_row(lks_doctor *d, const char *subject, lks_severity severity, int rank,
@@ -195,9 +196,10 @@ void lks_doctor_row(lks_doctor *d, const char *subject, lks_severity severity, i
     subject = subject ? subject : d->check->name;
     json_t *row = row_find(d, subject, severity, mend, found.data ? found.data : "");
     if (!row) {
-        row = json_pack("{s:s, s:s, s:s, s:[], s:[], s:s, s:s?}", "check", d->check->name,
-                        "subject", subject, "status", severities[severity], "hosts", "ranks",
-                        "found", found.data ? found.data : "", "mend", mend);
+        row = json_pack("{s:s, s:o, s:s, s:[], s:[], s:o, s:o}", "check", d->check->name, "subject",
+                        lks_json_text(subject), "status", severities[severity], "hosts", "ranks",
+                        "found", lks_json_text(found.data ? found.data : ""), "mend",
+                        lks_json_text(mend));
         json_array_append_new(d->rows, row);
     }
     if (row)

@@ -3,6 +3,7 @@
 #include "launcher/doctor/host.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/files.h"
+#include "runtime/base/json.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -42,6 +43,16 @@ static lks_status existing_part(const char *run, char out[PATH_MAX])
     return LKS_OK;
 }
 
+/* Its name goes from rank to rank in JSON. */
+static lks_status check_text(const char *path)
+{
+    json_t *text = json_string(path);
+    json_decref(text);
+    return text ? LKS_OK
+                : LKS_FAIL(LKS_ERR_USAGE, "%s: its name is not UTF-8, so doctor cannot look at it",
+                           path);
+}
+
 /* What doctors left behind that were killed. */
 static void remove_stale(const char *directory)
 {
@@ -67,6 +78,7 @@ static lks_status agree_on_place(lks_doctor *d, const char *run, json_t *facts, 
         char path[PATH_MAX], nonce[24];
         uint64_t number = lks_clock_ns();
         LKS_TRY(existing_part(run, path));
+        LKS_TRY(check_text(path));
         if (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number)
             number ^= (uint64_t)getpid();
         snprintf(nonce, sizeof nonce, "%016llx", (unsigned long long)number);
@@ -92,10 +104,11 @@ static void put_place(json_t *facts, const char *directory)
     struct statvfs disk;
     lks_mount mount;
     if (lks_host_find_mount(directory, &mount))
-        json_object_set_new(facts, "mount",
-                            json_pack("{s:s, s:s, s:s, s:s, s:s}", "point", mount.point, "type",
-                                      mount.type, "source", mount.source, "options", mount.options,
-                                      "super", mount.super_options));
+        json_object_set_new(
+            facts, "mount",
+            json_pack("{s:o, s:o, s:o, s:o, s:o}", "point", lks_json_text(mount.point), "type",
+                      lks_json_text(mount.type), "source", lks_json_text(mount.source), "options",
+                      lks_json_text(mount.options), "super", lks_json_text(mount.super_options)));
     if (statvfs(directory, &disk) != 0)
         return;
     json_object_set_new(facts, "size", json_real((double)disk.f_blocks * (double)disk.f_frsize));
@@ -200,7 +213,7 @@ static lks_status run_look(lks_doctor *d, json_t *facts)
     const char *run = d->options->run ? d->options->run : lks_doctor_plan_text(d, "run");
     if (!*run)
         return LKS_OK;
-    json_object_set_new(facts, "run", json_string(run));
+    json_object_set_new(facts, "run", lks_json_text(run));
     LKS_TRY(agree_on_place(d, run, facts, &place));
     if (!json_object_get(place, "directory"))
         return LKS_OK; /* rank 0 has said why */

@@ -1,6 +1,7 @@
 /* Whether /dev/shm holds what the ranks of a host share. */
 #include "launcher/doctor/check.h"
 #include "launcher/doctor/host.h"
+#include "runtime/base/json.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@ static lks_status shm_look(lks_doctor *d, json_t *facts)
     json_object_set_new(facts, "copies", json_boolean(!strncmp(copies, "/dev/shm", 8)));
     json_object_set_new(facts, "pod", json_boolean(getenv("KUBERNETES_SERVICE_HOST") != NULL));
     if (lks_host_find_mount("/dev/shm", &mount))
-        json_object_set_new(facts, "point", json_string(mount.point));
+        json_object_set_new(facts, "point", lks_json_text(mount.point));
     return LKS_OK;
 }
 

@@ -1,5 +1,6 @@
 /* Libraries whose versions differ between ranks. */
 #include "launcher/doctor/check.h"
+#include "runtime/base/json.h"
 
 #include <dlfcn.h>
 #include <limits.h>
@@ -88,7 +89,9 @@ static void look_at(const library *it, json_t *facts)
     it->read(function, version, sizeof version);
     if (dladdr(function.address, &place) && place.dli_fname && !realpath(place.dli_fname, path))
         snprintf(path, sizeof path, "%s", place.dli_fname);
-    json_object_set_new(facts, it->name, json_pack("{s:s, s:s}", "version", version, "path", path));
+    json_object_set_new(
+        facts, it->name,
+        json_pack("{s:o, s:o}", "version", lks_json_text(version), "path", lks_json_text(path)));
 }
 
 static lks_status versions_look(lks_doctor *d, json_t *facts)
@@ -99,8 +102,8 @@ static lks_status versions_look(lks_doctor *d, json_t *facts)
     json_object_set_new(facts, "lockstep",
                         json_pack("{s:s, s:s}", "version", LKS_VERSION, "path", ""));
     const char *preload = getenv("LD_PRELOAD"), *path = getenv("LD_LIBRARY_PATH");
-    json_object_set_new(facts, "preload", json_string(preload ? preload : ""));
-    json_object_set_new(facts, "library_path", json_string(path ? path : ""));
+    json_object_set_new(facts, "preload", lks_json_text(preload ? preload : ""));
+    json_object_set_new(facts, "library_path", lks_json_text(path ? path : ""));
     return LKS_OK;
 }
 

@@ -1,6 +1,7 @@
 #include "runtime/base/json.h"
 
 #include "runtime/base/files.h"
+#include "runtime/base/text.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,38 @@ lks_status lks_json_load(const char *path, json_t **out)
     lks_status status = lks_json_parse(text, bytes, path, out);
     free(text);
     return status;
+}
+
+/* The bytes of the character at `text`, 0 when they are not UTF-8. */
+static size_t character_bytes(const char *text)
+{
+    size_t left = strlen(text);
+    for (size_t bytes = 1; bytes <= 4 && bytes <= left; ++bytes) {
+        json_t *one = json_stringn(text, bytes);
+        json_decref(one);
+        if (one)
+            return bytes;
+    }
+    return 0;
+}
+
+json_t *lks_json_text(const char *text)
+{
+    lks_text escaped = {0};
+    json_t *json = text ? json_string(text) : json_null();
+    if (json)
+        return json;
+    while (*text) {
+        size_t bytes = character_bytes(text);
+        if (bytes)
+            lks_text_append_bytes(&escaped, text, bytes);
+        else
+            lks_text_append(&escaped, "\\x%02x", (unsigned char)*text);
+        text += bytes ? bytes : 1;
+    }
+    json = escaped.data ? json_string(escaped.data) : NULL;
+    lks_text_release(&escaped);
+    return json;
 }
 
 lks_status lks_json_save(const char *path, const json_t *json)

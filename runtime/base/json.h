@@ -20,6 +20,9 @@ lks_status lks_json_parse(const char *text, size_t bytes, const char *name,
 /* Atomic, indented, keys in insertion order. */
 lks_status lks_json_save(const char *path, const json_t *json) LKS_MUST_CHECK;
 
+/* A string; bytes of `text` that are not UTF-8, which JSON cannot hold, are written as \xff. NULL: null. */
+json_t *lks_json_text(const char *text);
+
 /* A member that must be there and of that type: else LKS_ERR_CORRUPT, naming
  * `name` (the file) and the key. Strings live as long as `json`. */
 lks_status lks_json_get_string(const json_t *json, const char *name, const char *key,

@@ -70,27 +70,29 @@ static lks_status layout_reserve_slot(layout_whole *whole)
     return LKS_OK;
 }
 
-static lks_status layout_count_elements(const char *name, const lks_shape *shape,
-                                        uint64_t *elements)
+static lks_status layout_count_elements(const lks_layout *layout, const char *name,
+                                        const lks_shape *shape, uint64_t *elements)
 {
-    /* Far above any memory, and small enough that no later product overflows. */
-    static const uint64_t limit = (uint64_t)1 << 44;
-    *elements = 1;
-    bool fits = shape->axes >= 0 && shape->axes <= LKS_AXES_MAX;
-    for (int axis = 0; fits && axis < shape->axes; ++axis) {
-        fits = shape->size[axis] > 0 && (uint64_t)shape->size[axis] <= limit / *elements;
-        if (fits)
-            *elements *= (uint64_t)shape->size[axis];
-    }
     char text[256];
-    if (!fits)
-        return LKS_FAIL(
-            LKS_ERR_USAGE,
-            "tensor %s has shape %s, want sizes of at least 1 and at most %llu elements", name,
-            shape->axes >= 0 && shape->axes <= LKS_AXES_MAX
-                ? lks_shape_text(shape, text, sizeof text)
-                : "of too many axes",
-            (unsigned long long)limit);
+    uint64_t room = LKS_LAYOUT_ELEMENTS_MAX - layout->elements;
+    bool sound = shape->axes >= 0 && shape->axes <= LKS_AXES_MAX, fits = true;
+    for (int axis = 0; sound && axis < shape->axes; ++axis)
+        sound = shape->size[axis] > 0;
+    if (!sound)
+        return LKS_FAIL(LKS_ERR_USAGE, "tensor %s has shape %s, want sizes of at least 1", name,
+                        shape->axes >= 0 && shape->axes <= LKS_AXES_MAX
+                            ? lks_shape_text(shape, text, sizeof text)
+                            : "of too many axes");
+    *elements = 1;
+    for (int axis = 0; fits && axis < shape->axes; ++axis) {
+        fits = (uint64_t)shape->size[axis] <= room / *elements;
+        *elements *= fits ? (uint64_t)shape->size[axis] : 1;
+    }
+    if (!fits || *elements > room)
+        return LKS_FAIL(LKS_ERR_USAGE,
+                        "tensor %s has shape %s, and a model has at most 2^40 parameters in all: "
+                        "make it smaller",
+                        name, lks_shape_text(shape, text, sizeof text));
     return LKS_OK;
 }
 
@@ -112,7 +114,7 @@ lks_status lks_layout_add(lks_layout *layout, const char *name, lks_shape shape,
 {
     layout_whole *whole = (layout_whole *)layout;
     uint64_t elements;
-    LKS_TRY(layout_count_elements(name, &shape, &elements));
+    LKS_TRY(layout_count_elements(layout, name, &shape, &elements));
     LKS_TRY(layout_reserve_slot(whole));
     uint32_t *slot = layout_slot(whole, name);
     if (*slot)

@@ -20,6 +20,9 @@
 #include <stdint.h>
 
 enum { LKS_BLOCK_ELEMENTS = 65536 };
+/* Of a whole layout: 4 TiB in f32, more than a node holds in each of the arrays that a job needs,
+ * and a table of blocks that is still quickly made. */
+#define LKS_LAYOUT_ELEMENTS_MAX ((uint64_t)1 << 40)
 
 typedef enum lks_tensor_role {
     LKS_ROLE_PARAMETER,
@@ -53,7 +56,8 @@ typedef struct lks_layout {
 
 lks_status lks_layout_create(lks_layout **out) LKS_MUST_CHECK;
 void lks_layout_destroy(lks_layout *layout); /* NULL is fine */
-/* Appends a tensor with at least one element; a name that is taken is LKS_ERR_USAGE. */
+/* Appends a tensor with at least one element; a name that is taken is LKS_ERR_USAGE, as is a layout of more
+ * than LKS_LAYOUT_ELEMENTS_MAX elements. */
 lks_status lks_layout_add(lks_layout *layout, const char *name, lks_shape shape,
                           lks_tensor_role role, bool decay,
                           uint32_t *index /* NULL: not wanted */) LKS_MUST_CHECK;

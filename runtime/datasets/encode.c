@@ -190,6 +190,9 @@ static lks_status encoder_read_line(lks_encoder *encoder, ssize_t *length, bool 
         return LKS_FAIL(LKS_ERR_CORRUPT,
                         "%s:%" PRIu64 ": an empty line: a prompt has a byte at least",
                         encoder->path, encoder->line);
+    if (strlen(line) < (size_t)*length)
+        return LKS_FAIL(LKS_ERR_CORRUPT, "%s:%" PRIu64 ": a NUL byte: this is not a text file",
+                        encoder->path, encoder->line);
     return LKS_OK;
 }
 

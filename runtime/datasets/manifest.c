@@ -145,9 +145,9 @@ static lks_status read_statistics(lks_manifest *manifest)
 static lks_status fail_missing(const lks_manifest *manifest)
 {
     if (!lks_files_is_directory(manifest->directory))
-        return LKS_FAIL(LKS_ERR_USAGE,
-                        "%s: no such directory: give one that `lockstep prepare` made",
-                        manifest->directory);
+        return LKS_FAIL(
+            LKS_ERR_USAGE, "%s: %s: give one that `lockstep prepare` made", manifest->directory,
+            lks_files_exists(manifest->directory) ? "not a directory" : "no such directory");
     char *inner = lks_files_join(manifest->directory, "train/" LKS_MANIFEST_FILE);
     bool split = inner != NULL && lks_files_exists(inner);
     free(inner);

@@ -3,6 +3,7 @@
 #include "runtime/base/files.h"
 #include "runtime/base/memory.h"
 #include "runtime/base/rng.h"
+#include "runtime/base/text.h"
 #include "runtime/datasets/format_driver.h"
 #include "runtime/datasets/gather.h"
 #include "runtime/datasets/manifest_writer.h"
@@ -109,6 +110,7 @@ static void set_part(prepare_job *job, const char *name, uint64_t first, uint64_
 /* Where the records go; the same on every rank. */
 static lks_status cut_parts(prepare_job *job)
 {
+    char text[32];
     uint64_t records = job->driver->records(job->source), least = job->driver->least_records;
     double fraction = job->spec->validation_fraction;
     job->order = (lks_order){.samples = records,
@@ -117,9 +119,8 @@ static lks_status cut_parts(prepare_job *job)
                              .window_runs = 1};
     if (fraction == 0) {
         if (records < least)
-            return LKS_FAIL(LKS_ERR_CORRUPT,
-                            "the input has %" PRIu64 " records, a dataset needs %" PRIu64, records,
-                            least);
+            return LKS_FAIL(LKS_ERR_CORRUPT, "the input has %s, a dataset needs %" PRIu64,
+                            lks_text_count(text, sizeof text, records, "record"), least);
         set_part(job, "", 0, records);
         return LKS_OK;
     }

@@ -53,8 +53,9 @@ static lks_status evaluator_check_layout(const lks_evaluator *e)
         if (wanted[i] != found[i])
             return LKS_FAIL(LKS_ERR_USAGE,
                             "%s: its vocabulary, classes or features are not those of the training "
-                            "data: prepare both parts together",
-                            e->spec.directory);
+                            "data: prepare both parts together%s",
+                            e->spec.directory,
+                            e->spec.schema ? "" : ", and set nothing of model.*");
     return LKS_OK;
 }
 

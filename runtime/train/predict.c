@@ -1,4 +1,5 @@
 #include "runtime/train/predict.h"
+#include "runtime/base/files.h"
 #include "runtime/base/memory.h"
 #include "runtime/base/text.h"
 #include "runtime/datasets/encode.h"
@@ -175,6 +176,8 @@ static lks_status predict_all(record_work *w)
 {
     int64_t batch = w->predictor->batch, count;
     const lks_schema *schema = &w->predictor->schema;
+    if (lks_files_is_directory(w->spec->input))
+        return LKS_FAIL(LKS_ERR_USAGE, "%s is a directory, want a file", w->spec->input);
     for (int i = 0; i < LKS_SCHEMA_FIELDS; ++i)
         LKS_TRY(lks_memory_allocate(&w->fields[i], (size_t)batch,
                                     lks_field_bytes(&w->predictor->fields[i])));

@@ -106,10 +106,36 @@ static lks_status clean_run(const lks_run_directory *run)
     return status;
 }
 
+/* Only what a start makes before it is recorded: whatever else is there stays. */
+static bool holds_early_files_alone(const char *path)
+{
+    lks_file_list files;
+    if (lks_files_list(path, &files) != LKS_OK)
+        return false;
+    bool alone = true;
+    for (size_t i = 0; i < files.count && alone; ++i)
+        alone = is_early_file(path, files.names[i]);
+    lks_file_list_release(&files);
+    return alone;
+}
+
+/* Why the start has ended early stays the message. */
+static void remove_unrecorded(const lks_run_directory *run)
+{
+    if (!run->made || !lks_run_lock_is_held(run->path, run->lock))
+        return;
+    char *why = strdup(lks_status_message());
+    if (holds_early_files_alone(run->path) && lks_files_remove_tree(run->path) != LKS_OK)
+        lks_log_warn("%s", lks_status_message());
+    lks_status_set_message(why ? why : "");
+    free(why);
+}
+
 static lks_status run_open(lks_run_directory *run, const char *json, lks_resume resume,
                            bool take_over)
 {
     LKS_TRY(check_new(run->path, json, resume));
+    run->made = !lks_files_exists(run->path);
     LKS_TRY(lks_files_make_directories(run->path));
     LKS_TRY(lks_run_lock(run->path, take_over, &run->lock));
     LKS_TRY(clean_run(run));
@@ -130,6 +156,7 @@ lks_status lks_run_directory_open(lks_run_directory *run, const char *path, lks_
 
 void lks_run_directory_close(lks_run_directory *run)
 {
+    remove_unrecorded(run);
     json_decref(run->json);
     if (run->lock >= 0)
         close(run->lock);

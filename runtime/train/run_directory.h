@@ -19,6 +19,7 @@ typedef struct lks_run_directory {
     char start[LKS_RUN_ID_SIZE]; /* of this start alone */
     uint64_t epoch;              /* of this start, from record on; before: of the last one */
     struct stat written;         /* run.json as this start wrote it */
+    bool made;                   /* the directory, by this start */
 } lks_run_directory;
 
 /* What makes the job the job it is. */
@@ -38,6 +39,7 @@ typedef struct lks_run_identity {
  * it. Starts from {0}. */
 lks_status lks_run_directory_open(lks_run_directory *run, const char *path, lks_resume resume,
                                   bool take_over) LKS_MUST_CHECK;
+/* A start that made the directory and ends before it is recorded leaves nothing of it. */
 void lks_run_directory_close(lks_run_directory *run);
 
 /* An existing job: refuses (LKS_ERR_USAGE) another model, other data or a changed fixed option, logs changed

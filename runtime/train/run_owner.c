@@ -70,6 +70,14 @@ lks_status lks_run_lock(const char *directory, bool take_over, int *lock)
     return status;
 }
 
+bool lks_run_lock_is_held(const char *directory, int lock)
+{
+    char *path = lks_files_join(directory, "lock");
+    bool held = path && lock >= 0 && is_still_there(lock, path);
+    free(path);
+    return held;
+}
+
 /* --- The owner ------------------------------------------------------------------------ */
 
 void lks_run_new_id(char id[LKS_RUN_ID_SIZE])

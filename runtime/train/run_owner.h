@@ -20,6 +20,9 @@ void lks_run_new_id(char id[LKS_RUN_ID_SIZE]);
  * With `take_over` that one is believed to be gone or cut off: it keeps a file that has no name any more. */
 lks_status lks_run_lock(const char *directory, bool take_over, int *lock) LKS_MUST_CHECK;
 
+/* Nobody has taken it over. */
+bool lks_run_lock_is_held(const char *directory, int lock);
+
 /* As run.json says; epoch 0 where an older lockstep wrote it. */
 typedef struct lks_run_owner {
     uint64_t epoch;

@@ -65,6 +65,12 @@ PY
 check "the table" grep -Eq '^(ok|warn)  +cores ' table.txt
 "$LOCKSTEP" doctor --only nonsense 2>err.txt && check "an unknown check is refused" false
 check "an unknown check is refused" grep -q 'there is no such check' err.txt
+mpirun -n 3 "$LOCKSTEP" doctor --only nonsense 2>err.txt && check "an unknown check is refused by ranks" false
+same "an unknown check is refused once" 1 "$(grep -c 'there is no such check' err.txt)"
+one
+turns "a run directory where none can be made" run fail '/proc cannot be written to' --only run --run /proc/nope
+turns "a name that is not UTF-8" hosts fail 'no\\xff: No such file' --only hosts --hosts $'no\xff'
+two
 
 # --- World size, singletons, hosts ---------------------------------------------------------
 SLURM_NTASKS=4 turns "fewer ranks than SLURM_NTASKS" world fail '2 ranks, but SLURM_NTASKS asks for 4' --only world

@@ -88,8 +88,6 @@ for step in bad/checkpoints/step-*; do flip "$step/state.h5" $(($(stat -c %s "$s
 for n in 1 2; do
   refused 'no checkpoint holds' 65 $n 'none of the 3' 'bad/checkpoints' 'another run directory' -- "${on_bad[@]}"
 done
-early='/new(/lock|/checkpoints)?$' # what a start that fails after it claimed its run directory leaves
-allowed=$early
 refused 'start from parameters that do not hold' 65 1 'bad/checkpoints' -- train job.yaml --run new --set train.initialize=bad
 copy
 sed -i 's/"\(format_\)\?version": 1/"\1version": 9/' $newest/manifest.json
@@ -196,10 +194,35 @@ echo 'the rank' >prompts
 works 'predict: prompts' 1 predict whole prompts --tokens 3
 check 'one line a prompt' [ "$(grep -c continuation "$log")" = 1 ]
 
+: >file
+mkdir folder
+refused 'predict: a directory' 2 2 'folder is a directory' -- predict whole folder
+refused 'predict: a directory for a table' 2 1 'folder is a directory' -- predict mlp folder
+printf 'one\nt\0wo\n' >nul
+refused 'predict: a prompt with a NUL byte' 65 1 'nul:2' 'NUL' -- predict whole nul --tokens 1
+refused 'generate: no tokens' 2 1 '--tokens is 0' '1 or more' -- generate whole --tokens 0
+refused 'generate: temperature' 2 1 '--temperature is -1' -- generate whole --temperature -1
+refused 'evaluate: another model' 2 2 'model\.\*' -- evaluate whole --set model.width=16
+refused 'dataset: a file' 2 1 'file: not a directory' -- dataset show file
+refused 'diff of one' 2 1 '1 path, want two' -- checkpoint diff whole
+refused 'verify what is not there' 2 1 'nowhere does not exist' -- checkpoint verify nowhere
+refused '--best of all' 2 1 '--best' 'show' -- checkpoint list whole --best
+# A name that is not UTF-8 is shown in JSON all the same.
+odd=$'odd\xff'
+cp -r whole "$odd"
+works 'list: a name that is not UTF-8' 1 checkpoint list "$odd" --json
+check 'and is said to be' grep -q '"path": "odd\\\\xff/' "$log"
+works 'verify: a name that is not UTF-8' 1 checkpoint verify "$odd" --json
+check 'and is said to be' grep -q '"path": "odd\\\\xff/' "$log"
+rm -r "$odd"
+
 # Starting from another job
 refused 'start from nothing' 2 1 'train.initialize' 'nowhere' 'does not exist' -- train job.yaml --run new --set train.initialize=nowhere
 for n in 1 2; do
   refused 'start from another model' 2 $n 'mlp' -- train job.yaml --run new --set train.initialize=mlp
 done
-works 'a directory of failed starts is good for a job' 1 train job.yaml --run new
+mkdir empty
+allowed='/empty/(lock|checkpoints)$' # a directory that was there stays, with what a next start takes over
+refused 'start from another model, in a directory that was there' 2 1 'mlp' -- train job.yaml --run empty --set train.initialize=mlp
+works 'a directory of failed starts is good for a job' 1 train job.yaml --run empty
 say_result

@@ -34,6 +34,17 @@ refused 'flag that is no number' 2 1 '--tokens' 'many' 'whole number' -- generat
 refused 'unknown verb of dataset' 2 1 'sho\b' 'show' -- dataset sho data/train
 refused 'unknown verb of checkpoint' 2 1 'lst' 'list' -- checkpoint lst run
 
+refused 'two arguments' 2 1 '2 arguments, want 1' -- config job.yaml job.yaml
+refused 'no argument' 2 1 '0 arguments, want 1' -- config
+
+# lockstep launch
+refused '--ranks' 2 1 '--ranks is -1' '1 to 65536' '0' -- launch --ranks -1 -- "${train[@]}"
+refused '--min-ranks' 2 1 '--min-ranks is 0' '1 or more' -- launch --min-ranks 0 -- "${train[@]}"
+refused '--min-ranks above --ranks' 2 1 '--min-ranks is 3 and --ranks 2' -- launch --ranks 2 --min-ranks 3 -- "${train[@]}"
+refused '--mpirun that refuses' 2 1 '/bin/false ended with status 1' '-n 1 hostname' -- launch --mpirun /bin/false -- "${train[@]}"
+refused '--mpirun that is a directory' 2 1 '/tmp is not a program' '--mpirun' -- launch --mpirun /tmp -- "${train[@]}"
+refused '--mpirun that is nothing' 2 1 '--mpirun' -- launch --mpirun '' -- "${train[@]}"
+
 # Keys and values
 refused 'unknown key in --set' 2 1 '--set' 'model.widht' 'model.width' -- "${train[@]}" --set model.widht=3
 refused 'unknown key in --set' 2 2 '--set' 'model.widht' 'model.width' -- "${train[@]}" --set model.widht=3
@@ -115,8 +126,8 @@ refused 'an option of another optimizer in the same file' 2 1 'same.yaml' 'optim
 
 # More memory than there is: refused before anything large is planned or taken
 huge=('at least [0-9.]+ [GTPE]iB of memory' 'available' 'lower')
-refused 'parameters' 2 1 "${huge[@]}" 'checkpoint.buffers=1' 'model\.\*' -- "${train[@]}" --set model.width=400000 --set model.heads=8
-refused 'parameters' 2 2 "${huge[@]}" 'for 2 ranks' -- "${train[@]}" --set model.width=400000 --set model.heads=8
+refused 'parameters' 2 1 "${huge[@]}" 'checkpoint.buffers=1' 'model\.\*' -- "${train[@]}" --set model.width=200000 --set model.heads=8
+refused 'parameters' 2 2 "${huge[@]}" 'for 2 ranks' -- "${train[@]}" --set model.width=200000 --set model.heads=8
 refused 'activations' 2 1 "${huge[@]}" 'activations' 'train.micro_batch' -- "${train[@]}" --set train.global_batch=800000000 --set train.micro_batch=200000000
 refused 'many layers and activations' 2 1 "${huge[@]}" 'activations' -- \
   "${train[@]}" --set model.layers=10000 --set train.global_batch=8000000 --set train.micro_batch=2000000
@@ -182,4 +193,7 @@ refused 'a model that is not there' 2 1 './none.so' 'model.name' -- train job.ya
 refused 'a model that is no library' 2 1 './text.txt' -- train job.yaml --run r --set model.name=./text.txt
 library=$(ldd "$LOCKSTEP" | awk '/libz\.|libjansson/ { print $3; exit }')
 refused 'a library without a model' 2 1 "$library" 'lks_model_driver_export' -- train job.yaml --run r --set model.name="$library"
+# More than any node holds: known before a table of its blocks is made
+refused 'a model too wide' 2 1 'h.0.attn.qkv.weight' '3000000x1000000' '2\^40' 'smaller' -- "${train[@]}" --set model.width=1000000
+refused 'a model too wide and deep' 2 2 '2\^40' -- "${train[@]}" --set model.width=100000 --set model.layers=10000
 say_result

@@ -157,6 +157,8 @@ refused --image --nodes 1 --image 'a b' -- train job.yaml
 refused --image --nodes 1 --image '' -- train job.yaml
 refused --memory --nodes 1 --memory 12Q -- train job.yaml
 refused --memory --nodes 1 --memory 0 -- train job.yaml
+refused --memory --nodes 1 --memory 64 -- train job.yaml
+refused --memory --nodes 1 --memory 99999999999Ti -- train job.yaml
 refused --rdma --nodes 1 --rdma hca -- train job.yaml
 refused --rdma --nodes 1 --rdma 'x/y: 1' -- train job.yaml
 refused --hosts --nodes 1 --hosts here -- train job.yaml

@@ -69,9 +69,44 @@ END_TEST
 
 START_TEST(test_quantities)
 {
-    TAKES(lks_k8s_is_quantity, "1", "64Gi", "500M", "12k", "3Ti");
-    REFUSES(lks_k8s_is_quantity, "", "0", "00Gi", "Gi", "-1", "1.5Gi", "1 Gi", "1GB", "1K", "1Q",
-            "1234567890123456789");
+    const struct {
+        const char *text;
+        int64_t bytes;
+    } good[] = {
+        {"1", 1},
+        {"500M", 500000000},
+        {"12k", 12000},
+        {"64Gi", (int64_t)64 << 30},
+        {"3Ti", (int64_t)3 << 40},
+        {"7Ei", (int64_t)7 << 60},
+        {"9E", 9000000000000000000},
+        {"9223372036854775807", INT64_MAX},
+    };
+    static const char *const bad[] = {
+        "",
+        "0",
+        "00Gi",
+        "Gi",
+        "-1",
+        "1.5Gi",
+        "1 Gi",
+        "1GB",
+        "1K",
+        "1Q",
+        "1ki",
+        "1i",
+        "1Gii",
+        "8Ei",
+        "99999999999Ti",
+        "10E",
+        "9223372036854775808",
+        "99999999999999999999",
+    };
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; ++i)
+        ck_assert_msg(lks_k8s_quantity_bytes(good[i].text) == good[i].bytes, "\"%s\"",
+                      good[i].text);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; ++i)
+        ck_assert_msg(lks_k8s_quantity_bytes(bad[i]) == 0, "\"%s\"", bad[i]);
 }
 END_TEST
 

@@ -72,12 +72,14 @@ refused '5 nodes of 4 ranks are 20, and my_gpt.yaml has 16 lanes' slurm --nodes 
 refused '17 nodes of 1 rank' slurm --nodes 17
 refused '--name is "A", want' slurm --nodes 1 --name A
 refused '--partition is "a b"' slurm --nodes 1 --partition 'a b'
-for time in x 5x 1: :5 1-2-3 1:2:3:4 '' 2 0:1; do
+for time in x 5x 1: :5 1-2-3 1:2:3:4 '' 2 0:1 9999999999999999999-0; do
   refused "--time is \"$time\"" slurm --nodes 1 --time "$time"
 done
 refused '--nodes is set already' slurm --nodes 1 --sbatch nodes=3
 refused '--sbatch is "a b=c"' slurm --nodes 1 --sbatch 'a b=c'
 refused '--sbatch is "x="' slurm --nodes 1 --sbatch x=
+refused '--sbatch wrap=x: --wrap goes on' slurm --nodes 1 --sbatch wrap=x
+refused '--sbatch --version: --version goes on' slurm-srun --nodes 1 --sbatch=--version
 refused 'unknown option --nodse, did you mean --nodes?' slurm --nodse 1
 refused '--max-restarts is "x", want a whole number' slurm --nodes 1 --max-restarts x
 refused '--probe-seconds is 0' slurm --nodes 1 --probe-seconds 0

@@ -105,6 +105,30 @@ START_TEST(a_saved_file_comes_back_the_same)
 }
 END_TEST
 
+START_TEST(any_bytes_become_a_string)
+{
+    const struct {
+        const char *text, *want;
+    } texts[] = {
+        {"", ""},
+        {"plain \xc3\xa4 \xf0\x9f\x9a\x80", "plain \xc3\xa4 \xf0\x9f\x9a\x80"},
+        {"a\xff"
+         "b",
+         "a\\xffb"},
+        {"\xc3", "\\xc3"},
+        {"\xe2\x82 \xc3\xa4", "\\xe2\\x82 \xc3\xa4"},
+        {"\xed\xa0\x80", "\\xed\\xa0\\x80"}, /* a surrogate */
+        {"\xc0\xaf/", "\\xc0\\xaf/"},        /* longer than needed */
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; ++i) {
+        json_t *json = lks_json_text(texts[i].text);
+        ck_assert_str_eq(json_string_value(json), texts[i].want);
+        json_decref(json);
+    }
+    ck_assert(json_is_null(lks_json_text(NULL)));
+}
+END_TEST
+
 TCase *case_json(void)
 {
     TCase *tcase = tcase_create("json");
@@ -112,5 +136,6 @@ TCase *case_json(void)
     tcase_add_test(tcase, wrong_members_are_named);
     tcase_add_test(tcase, syntax_errors_name_the_line);
     tcase_add_test(tcase, a_saved_file_comes_back_the_same);
+    tcase_add_test(tcase, any_bytes_become_a_string);
     return tcase;
 }

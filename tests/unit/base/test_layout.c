@@ -114,13 +114,28 @@ START_TEST(bad_shapes_are_refused)
     lks_layout *layout = layout_of(sizes, 0);
     lks_shape nine = {9, {1, 1, 1, 1, 1, 1, 1, 1}};
     const lks_shape wrong[] = {LKS_SHAPE(0), LKS_SHAPE(4, -1), nine,
-                               LKS_SHAPE(INT64_MAX, INT64_MAX, 4), LKS_SHAPE(1 << 30, 1 << 30)};
+                               LKS_SHAPE(INT64_MAX, INT64_MAX, 4), LKS_SHAPE(1 << 20, 1 << 21)};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; ++i)
         ASSERT_FAILS(lks_layout_add(layout, "t", wrong[i], LKS_ROLE_PARAMETER, true, NULL),
                      LKS_ERR_USAGE, "tensor t has shape");
     ASSERT_OK(lks_layout_add(layout, "t", LKS_SCALAR, LKS_ROLE_PARAMETER, true, NULL));
     ck_assert_uint_eq(layout->elements, 1);
     ck_assert_uint_eq(layout->flat_elements, 16);
+    lks_layout_destroy(layout);
+}
+END_TEST
+
+/* All of them together are too many, and that is known before their blocks are made. */
+START_TEST(a_model_that_no_node_holds_is_refused)
+{
+    lks_layout *layout = layout_of(sizes, 0);
+    ASSERT_OK(
+        lks_layout_add(layout, "a", LKS_SHAPE(1 << 10, 1 << 20), LKS_ROLE_PARAMETER, true, NULL));
+    ASSERT_FAILS(
+        lks_layout_add(layout, "b", LKS_SHAPE(1024, 1 << 30), LKS_ROLE_PARAMETER, true, NULL),
+        LKS_ERR_USAGE,
+        "tensor b has shape 1024x1073741824, and a model has at most 2^40 parameters");
+    ck_assert_uint_eq(layout->block_count, 1 << 14);
     lks_layout_destroy(layout);
 }
 END_TEST
@@ -199,6 +214,7 @@ TCase *case_layout(void)
     tcase_add_test(tcase, an_empty_layout_has_no_blocks);
     tcase_add_test(tcase, names_are_unique);
     tcase_add_test(tcase, bad_shapes_are_refused);
+    tcase_add_test(tcase, a_model_that_no_node_holds_is_refused);
     tcase_add_test(tcase, many_tensors_are_quick);
     tcase_add_test(tcase, fingerprints_tell_layouts_apart);
     tcase_add_test(tcase, types_have_names_and_sizes);

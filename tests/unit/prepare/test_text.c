@@ -114,7 +114,7 @@ START_TEST(refuses)
     check_refused(PREPARE("text", "out", {NULL}), LKS_ERR_USAGE, "no input");
     check_refused(PREPARE("text", "out", {"a"}, .shuffle = true), LKS_ERR_USAGE,
                   "leave --shuffle out");
-    check_refused(PREPARE("text", "out", {"one"}), LKS_ERR_CORRUPT, "1 records");
+    check_refused(PREPARE("text", "out", {"one"}), LKS_ERR_CORRUPT, "1 record,");
     check_refused(PREPARE("text", "out", {"a"}, .split = 0.1), LKS_ERR_USAGE,
                   "--split validation=0.1 of 5 records leaves 5 to train and 0 to validate");
     check_refused(PREPARE("text", "out", {"a"}, .split = 1.5), LKS_ERR_USAGE, "between 0 and 1");
