@@ -43,7 +43,7 @@ static inline float *lks_link_gradient(const lks_link_arrays *arrays, int level)
 }
 
 /* Any call but usable may be made only between a successful open and close. Within a step:
- * begin, offer of every bucket once in any order, progress at will, sum, gather. */
+ * begin, offer of every bucket once, from the last to the first, progress at will, sum, share, gather, settle. */
 typedef struct lks_link_driver {
     const char *name;
     const char *about;

@@ -24,6 +24,7 @@ struct lks_reducer {
     int partials;         /* that this rank's lanes end in */
     lks_lane_stack stack; /* this step's finished lanes */
     unsigned quiet_calls; /* of progress, with no message under way */
+    uint32_t next_bucket; /* of this step: those from here on are offered */
     lks_status failure;   /* of an offer made where no status could be returned */
     lks_reducer_stats stats;
 };
@@ -187,6 +188,7 @@ lks_status lks_reducer_begin(lks_reducer *reducer)
     memset(reducer->tensor_final, 0, reducer->spec.layout->tensor_count * sizeof(bool));
     reducer->tensors_left = reducer->spec.layout->tensor_count;
     reducer->stack.count = 0;
+    reducer->next_bucket = buckets->count;
     reducer->failure = LKS_OK;
     reducer->stats.bytes_early = reducer->stats.bytes_total = 0;
     reducer->stats.wait_seconds = 0;
@@ -201,13 +203,16 @@ float *lks_reducer_lane(lks_reducer *reducer, int lane)
     return lks_link_gradient(&reducer->arrays, reducer->stack.count);
 }
 
-static void offer_bucket(lks_reducer *reducer, uint32_t bucket)
+/* Offers are made from the last bucket to the first, as backward passes mostly go: in one order on all ranks, whatever
+ * each of them has done, since some links match messages by their order. */
+static void offer_buckets(lks_reducer *reducer)
 {
-    if (reducer->failure != LKS_OK)
-        return;
-    if (reducer->link->offer)
-        reducer->failure = abandon(reducer, reducer->link->offer(reducer->instance, bucket));
-    reducer->stats.bytes_total += reducer->bucket_bytes[bucket];
+    while (reducer->next_bucket > 0 && reducer->blocks_left[reducer->next_bucket - 1] == 0) {
+        uint32_t bucket = --reducer->next_bucket;
+        if (reducer->failure == LKS_OK && reducer->link->offer)
+            reducer->failure = abandon(reducer, reducer->link->offer(reducer->instance, bucket));
+        reducer->stats.bytes_total += reducer->bucket_bytes[bucket];
+    }
 }
 
 static void finish_tensor(lks_reducer *reducer, uint32_t tensor)
@@ -217,11 +222,9 @@ static void finish_tensor(lks_reducer *reducer, uint32_t tensor)
     reducer->tensor_final[tensor] = true;
     --reducer->tensors_left;
     const lks_layout_tensor *it = &reducer->spec.layout->tensors[tensor];
-    for (uint32_t b = it->first_block; b < it->first_block + it->block_count; ++b) {
-        uint32_t bucket = reducer->bucket_of[b];
-        if (--reducer->blocks_left[bucket] == 0)
-            offer_bucket(reducer, bucket);
-    }
+    for (uint32_t b = it->first_block; b < it->first_block + it->block_count; ++b)
+        --reducer->blocks_left[reducer->bucket_of[b]];
+    offer_buckets(reducer);
 }
 
 void lks_reducer_final(lks_reducer *reducer, uint32_t layout_tensor)
@@ -301,6 +304,12 @@ lks_status lks_reducer_settle(lks_reducer *reducer)
     if (!reducer->link->settle)
         return LKS_OK;
     return abandon(reducer, reducer->link->settle(reducer->instance, &reducer->stats.wait_seconds));
+}
+
+void lks_reducer_abandon(lks_reducer *reducer)
+{
+    if (reducer->link->abandon)
+        reducer->link->abandon(reducer->instance);
 }
 
 lks_reducer_stats lks_reducer_get_stats(const lks_reducer *reducer)

@@ -73,6 +73,9 @@ lks_status lks_reducer_share(lks_reducer *reducer, double *numbers,
 /* Waits, the link's timeout long at most, for what sum, share and gather have left under way on the device: whoever waits
  * for the device itself cannot give up a rank that does not answer. */
 lks_status lks_reducer_settle(lks_reducer *reducer) LKS_MUST_CHECK;
+/* After a failure that all ranks have agreed on: what is under way on the device ends, so that waiting for the device
+ * does too. Nothing but close may follow. */
+void lks_reducer_abandon(lks_reducer *reducer);
 
 typedef struct lks_reducer_stats {
     uint64_t

@@ -1,9 +1,7 @@
 /* Ranks with a cuda device each: gradients and parameters travel by NCCL, on a stream of their own.
  *
- * What is final is offered bucket by bucket while the backward pass goes on: the bucket's partials go to the owners of
- * their blocks in one group of messages, and one kernel adds them in tree order. Where the lanes of nodes are nodes of
- * the tree (nodes.h) the partials of a node are added within it first, and one sum leaves it (by_node.c).
- * collectives.order any: one all-reduce of NCCL's instead.
+ * What is final is offered bucket by bucket while the backward pass goes on, and brought to its sum (reduce.c). The host
+ * gives work and waits for none of it until it settles.
  */
 #include "collectives/nccl/link_private.h"
 #include "kernels/cuda_stream.h"
@@ -12,7 +10,11 @@
 
 #include <string.h>
 
-enum { UUID_BYTES = 64 };
+enum {
+    UUID_BYTES = 64,
+    PACE =
+        32, /* buckets; a stream takes about a thousand launches ahead, and a bucket is up to ten */
+};
 
 /* The first pair of ranks with one device; -1: none. */
 static int shared_device(const char (*uuids)[UUID_BYTES], int size, int *other)
@@ -56,25 +58,26 @@ static lks_status nccl_link_usable(const lks_link_spec *spec)
 
 /* --- Opening ------------------------------------------------------------------------ */
 
-static lks_status nccl_link_allocate(nccl_link *link)
+static lks_status open_stream(nccl_link *link)
 {
-    LKS_TRY(lks_shard_allocate(&link->shard, LKS_ALIGNMENT));
-    if (link->shard.spec.any_order)
-        return LKS_OK;
-    if (lks_nodes_apart(&link->by_node.nodes))
-        return nccl_by_node_open(link);
-    return lks_shard_allocate_inbox(&link->shard);
+    int least = 0, greatest = 0;
+    LKS_NCCL_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    /* Before the backward pass, which fills the device: a message that waits for a place there is late. */
+    LKS_NCCL_CUDA(cudaStreamCreateWithPriority(&link->stream, cudaStreamNonBlocking, greatest));
+    for (int i = 0; i < NCCL_MARKS; ++i)
+        LKS_NCCL_CUDA(cudaEventCreateWithFlags(&link->marks[i], cudaEventDefault));
+    for (int i = 0; i < NCCL_PACES; ++i)
+        LKS_NCCL_CUDA(cudaEventCreateWithFlags(&link->paces[i], cudaEventDisableTiming));
+    return LKS_OK;
 }
 
 static lks_status nccl_link_prepare(nccl_link *link, const lks_link_spec *spec)
 {
     LKS_TRY(lks_shard_open(&link->shard, spec));
-    lks_nodes_find(&link->by_node.nodes, spec);
-    LKS_TRY(nccl_link_allocate(link));
-    LKS_NCCL_CUDA(cudaStreamCreateWithFlags(&link->stream, cudaStreamNonBlocking));
-    for (int i = 0; i < NCCL_MARKS; ++i)
-        LKS_NCCL_CUDA(cudaEventCreateWithFlags(&link->marks[i], cudaEventDefault));
-    return LKS_OK;
+    lks_nodes_find(&link->nodes, spec);
+    LKS_TRY(lks_shard_allocate(&link->shard, LKS_ALIGNMENT));
+    LKS_TRY(nccl_reduce_open(link));
+    return open_stream(link);
 }
 
 static void nccl_link_close(void *instance)
@@ -88,7 +91,10 @@ static void nccl_link_close(void *instance)
     for (int i = 0; i < NCCL_MARKS; ++i)
         if (link->marks[i])
             (void)cudaEventDestroy(link->marks[i]);
-    nccl_by_node_close(link);
+    for (int i = 0; i < NCCL_PACES; ++i)
+        if (link->paces[i])
+            (void)cudaEventDestroy(link->paces[i]);
+    nccl_reduce_close(link);
     lks_shard_close(&link->shard);
     lks_memory_free(link);
 }
@@ -96,9 +102,9 @@ static void nccl_link_close(void *instance)
 static void say_how(const nccl_link *link)
 {
     const lks_link_spec *spec = &link->shard.spec;
-    const char *how = spec->any_order                         ? "in NCCL's own order"
-                      : lks_nodes_apart(&link->by_node.nodes) ? "in the fixed tree, node by node"
-                                                              : "in the fixed tree";
+    const char *how = spec->any_order                 ? "in NCCL's own order"
+                      : lks_nodes_apart(&link->nodes) ? "in the fixed tree, node by node"
+                                                      : "in the fixed tree";
     int nodes = lks_comm_node_count(spec->comm);
     lks_log_root("%s: gradients of %d ranks on %d node%s are added %s",
                  lks_nccl_version(link->nccl), link->shard.size, nodes, nodes == 1 ? "" : "s", how);
@@ -148,6 +154,18 @@ static lks_status nccl_link_poll(void *instance)
     return lks_nccl_poll(((nccl_link *)instance)->nccl);
 }
 
+/* Where a stream's queue is full the driver holds the host, which then cannot give up a rank that does not answer: so
+ * it waits, looking, for what was given NCCL_PACES times PACE buckets ago. */
+static lks_status keep_pace(nccl_link *link)
+{
+    if (++link->offered % PACE != 0)
+        return LKS_OK;
+    cudaEvent_t pace = link->paces[link->offered / PACE % NCCL_PACES];
+    LKS_TRY(lks_nccl_wait(link->nccl, pace));
+    LKS_NCCL_CUDA(cudaEventRecord(pace, link->stream));
+    return LKS_OK;
+}
+
 static lks_status nccl_link_offer(void *instance, uint32_t bucket)
 {
     nccl_link *link = instance;
@@ -155,7 +173,8 @@ static lks_status nccl_link_offer(void *instance, uint32_t bucket)
     void *before = lks_cuda_use_stream(link->shard.spec.device, link->stream);
     lks_status status = nccl_reduce(link, bucket);
     lks_cuda_use_stream(link->shard.spec.device, before);
-    return status;
+    LKS_TRY(status);
+    return keep_pace(link);
 }
 
 static void nccl_link_abandon(void *instance)
@@ -170,7 +189,7 @@ static lks_status nccl_link_sum(void *instance, double *wait_seconds)
     LKS_TRY(follow_device(link, NCCL_COMPUTED));
     LKS_TRY(follow_link(link, NCCL_SUMMED));
     link->summed = true;
-    return link->shard.spec.any_order ? nccl_square_sums(link) : LKS_OK;
+    return nccl_square_sums(link);
 }
 
 static lks_status nccl_link_share(void *instance, double *numbers, const uint64_t *first)

@@ -1,22 +1,10 @@
-/* What link.c, reduce.c and by_node.c share of a link. */
+/* What link.c and reduce.c share of a link. */
 #ifndef LKS_COLLECTIVES_NCCL_LINK_PRIVATE_H
 #define LKS_COLLECTIVES_NCCL_LINK_PRIVATE_H
 
 #include "collectives/nccl/communicator.h"
 #include "collectives/nccl/nodes.h"
 #include "collectives/shard.h"
-
-/* What sums taken node by node need. */
-typedef struct nccl_by_node {
-    lks_nodes nodes;
-    float *inbox;          /* [other nodes] sums of own blocks */
-    float *column_inbox;   /* [partials of this node's other ranks] the column */
-    uint64_t *column_base; /* [nodes] where in it the own blocks of that node's rank begin */
-    uint64_t column_elements;
-    size_t inbox_bytes, column_bytes;
-    lks_layout_block *blocks; /* of the whole layout, in device memory */
-    lks_partial *scratch;     /* [leaves, or nodes] */
-} nccl_by_node;
 
 /* Each marks how far a stream has come. */
 typedef enum nccl_mark {
@@ -29,27 +17,33 @@ typedef enum nccl_mark {
     NCCL_MARKS
 } nccl_mark;
 
+enum { NCCL_PACES = 2 };
+
 typedef struct nccl_link {
     lks_shard shard;
-    nccl_by_node by_node;
+    lks_nodes nodes;
     lks_nccl *nccl;
     cudaStream_t stream;
     cudaEvent_t marks[NCCL_MARKS];
-    bool summed, gathered; /* since it settled */
+    bool summed, gathered;         /* since it settled */
+    cudaEvent_t paces[NCCL_PACES]; /* the link's, every so many buckets, in turn */
+    uint32_t offered;              /* buckets */
+
+    /* reduce.c's, in device memory: */
+    uint64_t piece_elements; /* the most that a piece has */
+    float *column_inbox;     /* [partials of this node's other ranks][nodes] pieces */
+    float *node_inbox;       /* [other nodes] pieces */
+    size_t column_bytes, node_bytes;
+    lks_layout_block *blocks; /* of the whole layout */
+    lks_partial *scratch;     /* [leaves, or nodes] host memory */
 } nccl_link;
 
-/* Gives the stream all that makes own blocks' sums of a bucket. */
+/* reduce.c. The shard has its arrays. Close may follow a failed open. */
+lks_status nccl_reduce_open(nccl_link *link) LKS_MUST_CHECK;
+void nccl_reduce_close(nccl_link *link);
+/* Gives the stream, which the device uses meanwhile, all that brings own blocks' sums of a bucket here. */
 lks_status nccl_reduce(nccl_link *link, uint32_t bucket) LKS_MUST_CHECK;
-/* In any order the sums come without their squares. */
+/* When all buckets are: the squares of own blocks. */
 lks_status nccl_square_sums(nccl_link *link) LKS_MUST_CHECK;
-
-/* Sends partials [0, count) of what `owner` owns of the bucket to rank `to`, within a group. */
-lks_status nccl_send_part(nccl_link *link, uint32_t bucket, int owner, int to,
-                          int count) LKS_MUST_CHECK;
-
-/* Where lks_nodes_apart. The shard has its arrays. */
-lks_status nccl_by_node_open(nccl_link *link) LKS_MUST_CHECK;
-void nccl_by_node_close(nccl_link *link);
-lks_status nccl_by_node_reduce(nccl_link *link, uint32_t bucket) LKS_MUST_CHECK;
 
 #endif

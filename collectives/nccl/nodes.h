@@ -1,8 +1,8 @@
 /* When a sum can be taken node by node: the lanes of each node are a node of the lane tree, and each node has as many
  * ranks, one after the other. Then only one partial of each block leaves a node.
  *
- * Rank (n, i) is the i-th of node n. The node sums of a block that rank (m, i) owns are taken, on every node n, by
- * rank (n, i): its column is the own blocks of (0, i), (1, i), ...
+ * Rank (n, i) is the i-th of node n. The node sums of what rank (m, i) adds up are taken, on every node n, by
+ * rank (n, i): its column is the pieces of (0, i), (1, i), ...
  */
 #ifndef LKS_COLLECTIVES_NCCL_NODES_H
 #define LKS_COLLECTIVES_NCCL_NODES_H

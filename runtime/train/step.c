@@ -72,7 +72,9 @@ static lks_status exchange_totals(lks_job *job, lks_status data, lks_votes *all)
 static lks_status fail_together(lks_job *job, lks_status mine)
 {
     job->failed_together = true;
-    return lks_comm_agree(job->comm, mine);
+    mine = lks_comm_agree(job->comm, mine);
+    lks_reducer_abandon(job->reducer);
+    return mine;
 }
 
 static lks_status check_data(lks_job *job, lks_status mine, const lks_votes *all)

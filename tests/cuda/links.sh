@@ -94,6 +94,16 @@ before=(./on_rank 1 LKS_EMULATION_NCCL_VERSION=22703)
 train 2 2 versions
 ends 2 versions "rank 1: host .* has NCCL 2\.27\.3, rank 0's host .* has NCCL "
 
+# One rank finds a bad block: it keeps the order of the others' messages, and all end together.
+before=()
+"$MAKE_DATA" text large.txt 600000
+"$LOCKSTEP" prepare text --output bad large.txt >/dev/null
+printf '\377\376\375' | dd of="$(find bad -name '*.h5')" bs=1 seek=300000 conv=notrunc 2>/dev/null
+for seed in 4 5; do # the block is rank 0's, rank 1's
+  train 2 2 "bad-$seed" --set data.train=bad --set "train.seed=$seed"
+  ends 65 "bad-$seed" "rank $((seed - 4)): bad/[^ ]* dataset tokens, block 1"
+done
+
 before=(./on_rank 1 LKS_EMULATION_NCCL_ERROR_AFTER=12)
 train 2 2 error --set train.steps=40
 ends 76 error 'rank 1 on [^ ]+, NCCL while .*: an emulated error'
