@@ -8,7 +8,8 @@
 
 /* The cudaStream_t that kernels and copies are given to. */
 void *lks_cuda_stream(const lks_device *device);
-/* From here on they are given to `stream`; returns the one before. */
+/* From here on they are given to `stream`; returns the one before. While it is not the device's own, the profile leaves
+ * out what is given: the work of a link, whose end may hang on a peer. */
 void *lks_cuda_use_stream(lks_device *device, void *stream);
 /* "GPU-..." as nvidia-smi says. */
 const char *lks_cuda_uuid(const lks_device *device);

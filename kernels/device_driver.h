@@ -53,6 +53,7 @@ typedef struct lks_device_driver {
     /* Marks in the device's work, in its order: `span` waits for both and is the time between. NULL on a host device. */
     lks_status (*mark_open)(void *instance, void **out);
     void (*mark_close)(void *instance, void *mark); /* NULL is fine */
+    bool (*can_mark)(void *instance); /* false while what is given goes into a link's order */
     lks_status (*mark)(void *instance, void *mark);
     lks_status (*mark_span)(void *instance, void *from, void *to, uint64_t *ns);
     void (*range_begin)(void *instance, const char *name); /* NULL: no profiler */

@@ -111,7 +111,9 @@ void lks_profile_remove(lks_profile_line *line)
 lks_status lks_profile_enter(lks_profile_line *line)
 {
     lks_profile *profile = line->profile;
-    if (!profile->running)
+    profile->timing =
+        profile->running && (!profile->marks || profile->driver->can_mark(profile->instance));
+    if (!profile->timing)
         return LKS_OK;
     profile->began_ns = lks_clock_ns();
     if (!profile->marks)
@@ -124,7 +126,7 @@ lks_status lks_profile_enter(lks_profile_line *line)
 lks_status lks_profile_leave(lks_profile_line *line, double bytes, double flops)
 {
     lks_profile *profile = line->profile;
-    if (!profile->running)
+    if (!profile->timing)
         return LKS_OK;
     ++line->calls;
     line->bytes += bytes;

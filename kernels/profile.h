@@ -1,8 +1,9 @@
-/* How a device's calls are timed; for device.c alone. Callers: lks_device_profile_* in device.h.
+/* How a device's calls are timed; for those who make the calls. Callers: lks_device_profile_* in device.h.
  *
  * Each kernel that is prepared, and each call on flat memory, has a line. While the profile runs, a device that is not the
  * host sets marks into its work before and after each call and says later how far apart they were; nothing waits for
- * that, until the ring of marks is full. On the host it is the clock.
+ * that, until the ring of marks is full. On the host it is the clock. What goes into a link's order instead of the
+ * device's has no marks and is in no line: its time is not the device's, and the ring would wait for a peer.
  */
 #ifndef LKS_KERNELS_PROFILE_H
 #define LKS_KERNELS_PROFILE_H
@@ -40,6 +41,7 @@ struct lks_profile {
     const lks_device_driver *driver;
     void *instance;
     bool running;
+    bool timing;             /* the call that is given, between enter and leave */
     lks_profile_line lines;  /* before the first and after the last */
     lks_profile_mark *marks; /* a ring; NULL on the host and before the first profile */
     size_t oldest, pending;

@@ -75,30 +75,51 @@ static void new_mark(lks_supervisor *s)
     snprintf(s->mark, sizeof s->mark, "%016llx", (unsigned long long)number);
 }
 
-static lks_status make_directory(lks_supervisor *s)
+static lks_status name_directory(lks_supervisor *s, const char *base)
 {
-    const char *base = temporary_base();
-    remove_dead_directories(base);
     new_mark(s);
-    if (asprintf(&s->directory, "%s/%s%s", base, directory_prefix, s->mark) < 0) {
-        s->directory = NULL;
-        return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
-    }
-    if (mkdir(s->directory, 0700)) {
-        lks_status status =
-            LKS_FAIL(LKS_ERR_IO, "%s: cannot make a temporary directory: %s; set TMPDIR", base,
-                     strerror(errno));
-        free(s->directory);
-        s->directory = NULL;
-        return status;
-    }
+    free(s->directory);
+    if (asprintf(&s->directory, "%s/%s%s", base, directory_prefix, s->mark) >= 0)
+        return LKS_OK;
+    s->directory = NULL;
+    return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
+}
+
+/* *locked is false where another launch took it for a dead one's before it was locked, and removed it. */
+static lks_status lock_directory(lks_supervisor *s, bool *locked)
+{
+    struct stat file;
     char *lock = lks_files_join(s->directory, "lock");
     if (!lock)
         return LKS_FAIL(LKS_ERR_INTERNAL, "no memory");
+    if (s->directory_lock >= 0)
+        close(s->directory_lock);
     s->directory_lock = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     free(lock);
-    if (s->directory_lock < 0 || flock(s->directory_lock, LOCK_EX | LOCK_NB))
-        return LKS_FAIL(LKS_ERR_IO, "%s: cannot lock: %s", s->directory, strerror(errno));
+    bool held = s->directory_lock >= 0 && flock(s->directory_lock, LOCK_EX | LOCK_NB) == 0;
+    *locked = held && fstat(s->directory_lock, &file) == 0 && file.st_nlink > 0;
+    if (held || errno == EWOULDBLOCK || errno == ENOENT)
+        return LKS_OK;
+    return LKS_FAIL(LKS_ERR_IO, "%s: cannot lock: %s", s->directory, strerror(errno));
+}
+
+static lks_status make_directory(lks_supervisor *s)
+{
+    const char *base = temporary_base();
+    bool locked = false;
+    remove_dead_directories(base);
+    while (!locked) {
+        LKS_TRY(name_directory(s, base));
+        if (mkdir(s->directory, 0700)) {
+            lks_status status =
+                LKS_FAIL(LKS_ERR_IO, "%s: cannot make a temporary directory: %s; set TMPDIR", base,
+                         strerror(errno));
+            free(s->directory);
+            s->directory = NULL;
+            return status;
+        }
+        LKS_TRY(lock_directory(s, &locked));
+    }
     return LKS_OK;
 }
 

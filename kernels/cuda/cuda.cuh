@@ -41,7 +41,8 @@ typedef struct lks_cuda_device {
     int capability; /* major part of the compute capability */
     bool tf32; /* products of f32 may round their factors to tf32 */
     size_t shared_bytes; /* dynamic shared memory that a block may opt in to */
-    cudaStream_t stream; /* kernels and ordinary copies */
+    cudaStream_t stream; /* kernels and ordinary copies; own, or a link's (cuda_stream.h) */
+    cudaStream_t own;    /* the device's */
     cudaStream_t uploads;
     cudaEvent_t ready[LKS_UPLOAD_SLOTS], released[LKS_UPLOAD_SLOTS];
     cudaEvent_t staged[LKS_CUDA_STAGES]; /* the copy out of that stage is done */

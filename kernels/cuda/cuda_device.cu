@@ -159,7 +159,8 @@ static lks_status cuda_make_event(cudaEvent_t *out)
 
 static lks_status cuda_make_order(lks_cuda_device *cuda)
 {
-    LKS_CUDA(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
+    LKS_CUDA(cudaStreamCreateWithFlags(&cuda->own, cudaStreamNonBlocking));
+    cuda->stream = cuda->own;
     LKS_CUDA(cudaStreamCreateWithFlags(&cuda->uploads, cudaStreamNonBlocking));
     for (int i = 0; i < LKS_UPLOAD_SLOTS; ++i) {
         LKS_TRY(cuda_make_event(&cuda->ready[i]));
@@ -201,8 +202,8 @@ static void cuda_close(void *instance)
         cuda_destroy_event(cuda->staged[i]);
     if (cuda->uploads)
         (void)cudaStreamDestroy(cuda->uploads);
-    if (cuda->stream)
-        (void)cudaStreamDestroy(cuda->stream);
+    if (cuda->own)
+        (void)cudaStreamDestroy(cuda->own);
     if (cuda->stages)
         (void)cudaFreeHost(cuda->stages);
     if (cuda->fault)
@@ -454,6 +455,12 @@ static void cuda_mark_close(void *instance, void *mark)
     cuda_destroy_event((cudaEvent_t)mark);
 }
 
+static bool cuda_can_mark(void *instance)
+{
+    const lks_cuda_device *cuda = (const lks_cuda_device *)instance;
+    return cuda->stream == cuda->own;
+}
+
 static lks_status cuda_mark(void *instance, void *mark)
 {
     LKS_CUDA(cudaEventRecord((cudaEvent_t)mark, ((lks_cuda_device *)instance)->stream));
@@ -517,6 +524,7 @@ const lks_device_driver lks_cuda_device_driver = {
     .record_free = cuda_record_free,
     .mark_open = cuda_mark_open,
     .mark_close = cuda_mark_close,
+    .can_mark = cuda_can_mark,
     .mark = cuda_mark,
     .mark_span = cuda_mark_span,
     .range_begin = cuda_range_begin,

@@ -101,6 +101,7 @@ static __global__ void __launch_bounds__(SUM_THREADS)
     sum_kernel(sum_program<Leaves> program, const lks_layout_block *blocks, float *out,
                double *square_sums)
 {
+    const bool in_place = program.leaves == 1 && program.leaf[0] == (uintptr_t)out;
     LKS_DYNAMIC_SHARED(double, parts); /* [SUM_THREADS / 32] */
     const int64_t first = (int64_t)blocks[blockIdx.x].offset;
     const int64_t end = first + blocks[blockIdx.x].elements;
@@ -108,7 +109,8 @@ static __global__ void __launch_bounds__(SUM_THREADS)
     for (int64_t four = first + 4 * (int64_t)threadIdx.x; four < end; four += 4 * SUM_THREADS) {
         if (Width == 4 && four + 4 <= end) {
             const lks_values<4> v = sum_evaluate<4, Depth>(program, four);
-            lks_store_values<4>(out, four, v);
+            if (!in_place)
+                lks_store_values<4>(out, four, v);
             for (int i = 0; i < 4; ++i)
                 squares = __fma_rn((double)v.x[i], (double)v.x[i], squares);
             continue;

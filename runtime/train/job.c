@@ -35,6 +35,8 @@ static lks_status choose_steps(lks_job *job)
         double samples = settings->train.epochs * (double)lks_dataset_samples(job->data);
         job->steps = (uint64_t)((samples + (double)job->geometry.global_batch - 1) /
                                 (double)job->geometry.global_batch);
+        if (!job->steps && samples > 0)
+            job->steps = 1; /* a part of a sample is a step too */
     }
     if (!job->steps)
         return LKS_FAIL(LKS_ERR_USAGE,

@@ -23,6 +23,12 @@ stand_in compute-sanitizer <<'SH'
 [ "$1 $3 $4" = "--tool --error-exitcode 9" ] || exit 3
 echo "$2" >>"$SANITIZED"
 case $2 in "$SANITIZER_FINDS") exit 9 ;; esac
+if [ "$2" = "$SANITIZER_HANGS" ]; then
+  exec 9>>"$SANITIZED.held"
+  flock -s 9
+  echo $$ >>"$SANITIZED.hang"
+  exec sleep 300
+fi
 shift 4
 exec "$@"
 SH
@@ -32,7 +38,7 @@ stand_in python <<'SH'
 for ((i = 0; i < $3; ++i)); do echo "${#2}.5"; done
 echo "a stand-in, $2, $7" >&2
 SH
-export PATH=$work/bin:$PATH SANITIZED=$work/sanitized SANITIZER_FINDS=nothing
+export PATH=$work/bin:$PATH SANITIZED=$work/sanitized SANITIZER_FINDS=nothing SANITIZER_HANGS=nothing
 
 # run NAME STATUS OPTION...: NAME.out is the table.
 run() {
@@ -76,6 +82,34 @@ SANITIZER_FINDS=racecheck run found 1 --only racecheck
 row found 'compute-sanitizer racecheck: conformance_kernels_b  *FAILED  status 9'
 SANITIZER_FINDS=memcheck run unable 0 --only racecheck
 row unable 'compute-sanitizer  *not run  it fails on a single product'
+
+# Those that hang hold a lock.
+released() {
+  local left
+  flock -w 20 sanitized.held true && return
+  while read -r left; do kill "$left" 2>/dev/null || true; done <sanitized.hang
+  return 1
+}
+# stopped SIGNAL STATUS TOOL COUNT: the signal comes while COUNT runs under the tool hang; none of them outlives it.
+mkfifo words
+stopped() {
+  local status=0 job
+  rm -f sanitized.hang
+  SANITIZER_HANGS=$3 env --default-signal=INT "$gpu_check" --build "$build" --small --only racecheck >"$1.out" 2>"$1.err" &
+  job=$!
+  for ((i = 0; i < 600; ++i)); do
+    [ ! -f sanitized.hang ] || [ "$(wc -l <sanitized.hang)" -lt "$4" ] || break
+    read -r -t 0.1 <>words || true
+  done
+  same "$1: under the $3" "$(wc -l <sanitized.hang)" "$4"
+  kill -s "$1" "$job"
+  wait "$job" || status=$?
+  same "$1: status" "$status" "$2"
+  check "$1: nothing runs on" released
+  check "$1: nothing is left behind" test -z "$(ls temporary)"
+}
+stopped INT 130 memcheck 1
+stopped TERM 143 racecheck "$(find "$build/tests/conformance" -maxdepth 1 -name 'test_conformance_*' -type f -perm -u+x | wc -l)"
 
 run late 1 --only conformance --seconds 1
 row late 'conformance_kernels_a  *not run  no time left'

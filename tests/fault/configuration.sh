@@ -141,6 +141,8 @@ refused 'micro-batch that does not divide' 2 1 'train.micro_batch is 2' '3' '1 a
 refused 'neither steps nor epochs' 2 1 'train.steps' 'train.epochs' -- "${train[@]}" --set train.steps=0
 refused 'neither steps nor epochs' 2 2 'train.steps' 'train.epochs' -- "${train[@]}" --set train.steps=0
 works 'ranks that do not divide the lanes' 3 "${train[@]}"
+works 'a part of a sample' 1 train job.yaml --run part --set train.steps=0 --set train.epochs=1e-9
+check 'a part of a sample is one step' grep -q '"step": 1,' part/metrics.jsonl
 
 # Flags of another command, paths that are not there
 refused 'a flag of evaluate given to generate' 2 1 '--json' -- generate run --json

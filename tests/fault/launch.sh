@@ -146,6 +146,23 @@ same "a refusal is not tried again" 0 "$(grep -c 'going on with' refused.log || 
 status=0
 "$LOCKSTEP" launch -- predict run >refused.log 2>&1 || status=$?
 same "only train is launched" 2 "$status"
+
+# Many at once with one TMPDIR, as the nodes of a cluster may share it: none takes another's new directory for a dead one's.
+printf '#!/bin/sh\nexit 2\n' >mpirun.refuses
+chmod +x mpirun.refuses
+for round in 1 2 3; do
+  crowd=()
+  for number in {1..60}; do
+    timeout 60 "$LOCKSTEP" launch --mpirun "$work/mpirun.refuses" -- train job.yaml --run "crowd-$number" >"crowd-$round-$number.log" 2>&1 &
+    crowd+=($!)
+  done
+  for one in "${crowd[@]}"; do
+    status=0
+    wait "$one" || status=$?
+    echo "$status" >>crowd.statuses
+  done
+done
+same "statuses of many launches at once" '180 2' "$(sort crowd.statuses | uniq -c | xargs)"
 left=$(leftovers)
 same "left over at the end" none "${left:-none}"
 say_result
