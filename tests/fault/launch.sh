@@ -45,7 +45,8 @@ running() { [ -n "$(ranks_of "$(mpirun_of)")" ]; }
 
 # kill_one STARTS_BEFORE: waits for the next start, mostly until it has come a few steps further than all before it,
 # then kills.
-early=0 furthest=0
+early=0
+furthest() { sed -n 's/.*launch: .* after step \([0-9]*\);.*/\1/p' run.log | sort -n | tail -n 1; }
 kill_one() {
   local mpirun victims target
   poll 60 running || return 1
@@ -55,8 +56,7 @@ kill_one() {
   else
     early=0
     poll 60 started "$1" || return 1
-    poll 60 stepped $((furthest + RANDOM % 9)) || return 1
-    furthest=$(done_steps)
+    poll 60 stepped $(($(furthest) + RANDOM % 9)) || return 1
   fi
   note_segments
   mpirun=$(mpirun_of)
