@@ -65,7 +65,7 @@ suffer() {
   check "$run: trains" slurm_until 60 has_steps "$run" 20
   start=$(now)
   "fault_${fault%%-*}" "$job" "$nodes" "$run"
-  check "$run: starts again" slurm_until 90 has_starts "$run" 2
+  check "$run: starts again" slurm_until 240 has_starts "$run" 2
   before=$(steps "$run")
   check "$run: trains again" slurm_until 60 has_steps "$run" $((before + 1))
   awk -v run="$run" -v a="$start" -v b="$(now)" 'BEGIN { printf "%-32s %5.1f s\n", run, b - a }' >"$run.seconds"
