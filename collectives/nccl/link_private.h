@@ -35,7 +35,6 @@ typedef struct nccl_link {
     float *node_inbox;       /* [other nodes] pieces */
     size_t column_bytes, node_bytes;
     lks_layout_block *blocks; /* of the whole layout */
-    lks_partial *scratch;     /* [leaves, or nodes] host memory */
 } nccl_link;
 
 /* reduce.c. The shard has its arrays. Close may follow a failed open. */

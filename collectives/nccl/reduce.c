@@ -6,7 +6,6 @@
  * (nodes.h), so that one of them leaves it. With all ranks on one node that is the whole sum.
  */
 #include "collectives/nccl/link_private.h"
-#include "runtime/base/memory.h"
 
 /* --- Pieces ------------------------------------------------------------------------------ */
 
@@ -103,11 +102,9 @@ static void measure(nccl_link *link)
 lks_status nccl_reduce_open(nccl_link *link)
 {
     const lks_link_spec *spec = &link->shard.spec;
-    int leaves = link->shard.leaf_count, nodes = link->nodes.count;
     if (spec->any_order)
         return LKS_OK;
     measure(link);
-    LKS_TRY(LKS_NEW_ARRAY(&link->scratch, (size_t)(leaves > nodes ? leaves : nodes)));
     LKS_TRY(allocate_some(link, link->column_bytes, (void **)&link->column_inbox));
     LKS_TRY(allocate_some(link, link->node_bytes, (void **)&link->node_inbox));
     LKS_TRY(allocate_some(link, blocks_bytes(link), (void **)&link->blocks));
@@ -123,7 +120,6 @@ void nccl_reduce_close(nccl_link *link)
         lks_device_free(device, link->node_inbox, link->node_bytes);
     if (link->blocks)
         lks_device_free(device, link->blocks, blocks_bytes(link));
-    lks_memory_free(link->scratch);
 }
 
 /* --- Within a node ----------------------------------------------------------------------- */
@@ -162,14 +158,14 @@ static lks_status receive_column(nccl_link *link, uint32_t bucket, int node)
     return LKS_OK;
 }
 
-/* What is in the scratch, over this rank's first partial. */
+/* What is in the shard's scratch, which has room for a partial of each rank, over this rank's first partial. */
 static lks_status sum_scratch(nccl_link *link, const nccl_piece *piece, int count, int lanes)
 {
     const lks_link_spec *spec = &link->shard.spec;
     lks_sum sum = {.blocks = link->blocks + piece->first_block,
                    .host_blocks = spec->layout->blocks + piece->first_block,
                    .count = piece->end_block - piece->first_block,
-                   .partials = link->scratch,
+                   .partials = link->shard.scratch,
                    .partial_count = count,
                    .lanes = lanes,
                    .out = link->shard.arrays.gradients};
@@ -190,7 +186,7 @@ static lks_status sum_within_node(nccl_link *link, uint32_t bucket, int node)
         bool own = leaf->rank == link->shard.rank;
         if (!is_local(link, leaf->rank))
             continue;
-        link->scratch[count++] = (lks_partial){
+        link->shard.scratch[count++] = (lks_partial){
             leaf->lanes.first - span.first, leaf->lanes.end - span.first,
             own ? leaf->data : column_place(link, number++, node), own ? 0 : piece.offset};
     }
@@ -238,7 +234,7 @@ static lks_status sum_nodes(nccl_link *link, uint32_t bucket)
     for (int node = 0; node < link->nodes.count; ++node) {
         lks_lane_span span = lks_nodes_lanes(&link->nodes, &link->shard.spec, node);
         bool own = node == link->nodes.node;
-        link->scratch[node] = (lks_partial){
+        link->shard.scratch[node] = (lks_partial){
             span.first, span.end, own ? link->shard.arrays.gradients : node_place(link, node),
             own ? 0 : mine.offset};
     }

@@ -1,5 +1,6 @@
 /* The story of a step. */
 #include "runtime/train/step.h"
+#include "kernels/totals.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/memory.h"
 #include "runtime/train/state.h"
@@ -111,9 +112,8 @@ static lks_status refuse_not_finite(const lks_job *job, const lks_totals *totals
 /* The update left everything as it was if they are not. */
 static lks_status check_finite(lks_job *job, const lks_totals *totals)
 {
-    if (totals->bad_lane < 0 && totals->bad_block < 0)
-        return LKS_OK;
-    return fail_together(job, refuse_not_finite(job, totals));
+    return lks_totals_are_finite(totals) ? LKS_OK
+                                         : fail_together(job, refuse_not_finite(job, totals));
 }
 
 static lks_optimizer_step plan_update(const lks_job *job)

@@ -104,6 +104,9 @@ for seed in 4 5; do # the block is rank 0's, rank 1's
   ends 65 "bad-$seed" "rank $((seed - 4)): bad/[^ ]* dataset tokens, block 1"
 done
 
+train 2 2 infinite --set train.steps=40 --set optimizer.name=sgd --set optimizer.lr=1e6 --set optimizer.clip_norm=0
+ends 77 infinite 'step [0-9]+: the (loss of lane|gradient of) .* is not finite'
+
 before=(./on_rank 1 LKS_EMULATION_NCCL_ERROR_AFTER=12)
 train 2 2 error --set train.steps=40
 ends 76 error 'rank 1 on [^ ]+, NCCL while .*: an emulated error'
