@@ -4,6 +4,7 @@
 #include "collectives/lane_tree.h"
 #include "collectives/link.h"
 #include "runtime/base/memory.h"
+#include "runtime/base/text.h"
 
 #include <string.h>
 
@@ -34,12 +35,14 @@ static lks_status check_spec(const lks_reducer_spec *spec)
     int size = lks_comm_size(spec->comm);
     if (spec->lanes < 1)
         return LKS_FAIL(LKS_ERR_USAGE, "train.lanes is %d: set it to 1 or more", spec->lanes);
-    if (size > spec->lanes)
-        return LKS_FAIL(LKS_ERR_USAGE,
-                        "%d ranks, but the job has %d lanes: start %d ranks or fewer, or start a "
-                        "new job with train.lanes=%d",
-                        size, spec->lanes, spec->lanes, size);
-    return LKS_OK;
+    if (size <= spec->lanes)
+        return LKS_OK;
+    char lanes[32], ranks[32];
+    return LKS_FAIL(LKS_ERR_USAGE,
+                    "%d ranks, but the job has %s: start at most %s, or a new job with "
+                    "train.lanes=%d",
+                    size, lks_text_count(lanes, sizeof lanes, (uint64_t)spec->lanes, "lane"),
+                    lks_text_count(ranks, sizeof ranks, (uint64_t)spec->lanes, "rank"), size);
 }
 
 /* Cuts at `target` bytes or just above; returns the count. `reducer` NULL: only counts. */

@@ -10,23 +10,32 @@ typedef struct ledger_arguments {
     lks_texts rest; /* verb, run directory */
 } ledger_arguments;
 
+static void append_text(lks_text *out, const lks_ledger_proof *p)
+{
+    char starts[32], epochs[32], samples[32], rest[32], lines[32], checkpoints[32];
+    lks_text_append(
+        out,
+        "steps 1 to %llu, %s: %s of %s, each used once, and %s of the next, none twice\n"
+        "recorded by %s of ledger.jsonl and %s; chain %s\n",
+        (unsigned long long)p->steps, lks_text_count(starts, sizeof starts, p->starts, "start"),
+        lks_text_count(epochs, sizeof epochs, p->epochs, "whole epoch"),
+        lks_text_count(samples, sizeof samples, p->samples, "sample"),
+        lks_text_count(rest, sizeof rest, p->rest, "sample"),
+        lks_text_count(lines, sizeof lines, p->lines, "line"),
+        lks_text_count(checkpoints, sizeof checkpoints, p->checkpoints, "checkpoint"), p->chain);
+}
+
 static lks_status append_proof(lks_text *out, const lks_ledger_proof *p, bool as_json)
 {
-    unsigned long long steps = p->steps, samples = p->samples, epochs = p->epochs, rest = p->rest;
     if (!as_json) {
-        lks_text_append(out,
-                        "steps 1 to %llu, %llu starts: %llu whole epochs of %llu samples, each "
-                        "used once, and %llu samples of the next, none twice\n"
-                        "recorded by %llu lines of ledger.jsonl and %llu checkpoints; chain %s\n",
-                        steps, (unsigned long long)p->starts, epochs, samples, rest,
-                        (unsigned long long)p->lines, (unsigned long long)p->checkpoints, p->chain);
+        append_text(out, p);
         return LKS_OK;
     }
-    json_t *json = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "steps", (json_int_t)steps,
-                             "starts", (json_int_t)p->starts, "samples", (json_int_t)samples,
-                             "whole_epochs", (json_int_t)epochs, "samples_of_next_epoch",
-                             (json_int_t)rest, "lines", (json_int_t)p->lines, "checkpoints",
-                             (json_int_t)p->checkpoints, "chain", p->chain);
+    json_t *json = json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "steps", (json_int_t)p->steps, "starts",
+        (json_int_t)p->starts, "samples", (json_int_t)p->samples, "whole_epochs",
+        (json_int_t)p->epochs, "samples_of_next_epoch", (json_int_t)p->rest, "lines",
+        (json_int_t)p->lines, "checkpoints", (json_int_t)p->checkpoints, "chain", p->chain);
     char *dump = json ? json_dumps(json, 0) : NULL;
     json_decref(json);
     if (!dump)

@@ -1,5 +1,6 @@
 #include "runtime/train/geometry.h"
 #include "collectives/reducer.h"
+#include "runtime/base/text.h"
 
 enum { DEFAULT_LANES_MAX = 8 };
 
@@ -34,18 +35,19 @@ static lks_status refuse_divisor(const char *what, int64_t value, const char *wh
 
 static lks_status refuse_ranks(int world_size, int64_t lanes, int64_t global_batch)
 {
+    char most[32];
+    lks_text_count(most, sizeof most, (uint64_t)lanes, "rank");
     if (world_size > global_batch)
         return LKS_FAIL(
             LKS_ERR_USAGE,
             "%d ranks, but train.lanes is %lld and train.global_batch %lld: start at most "
-            "%lld ranks, or a new job with a larger batch",
-            world_size, (long long)lanes, (long long)global_batch, (long long)lanes);
-    return LKS_FAIL(
-        LKS_ERR_USAGE,
-        "%d ranks, but train.lanes is %lld: start at most %lld ranks, or a new job with "
-        "--set train.lanes=%lld",
-        world_size, (long long)lanes, (long long)lanes,
-        (long long)divisor_at_least(global_batch, world_size));
+            "%s, or a new job with a larger batch",
+            world_size, (long long)lanes, (long long)global_batch, most);
+    return LKS_FAIL(LKS_ERR_USAGE,
+                    "%d ranks, but train.lanes is %lld: start at most %s, or a new job with "
+                    "--set train.lanes=%lld",
+                    world_size, (long long)lanes, most,
+                    (long long)divisor_at_least(global_batch, world_size));
 }
 
 lks_status lks_geometry_init(lks_geometry *out, const lks_settings *settings, int rank,

@@ -46,7 +46,7 @@ train 8 stops --set train.steps=22 --set report.ledger=none
 train 2 stops
 same 'chains at 1 and 3 ranks' "$(chains straight)" "$(chains ids)"
 same 'chains over stops, but where none were asked for' "$(chains straight | awk '$1 < 14 || $1 > 22')" "$(chains stops)"
-proves 'straight' straight 'steps 1 to 30, 1 starts: 6 whole epochs of 119 samples, each used once, and 6 samples of the next'
+proves 'straight' straight 'steps 1 to 30, 1 start: 6 whole epochs of 119 samples, each used once, and 6 samples of the next'
 proves 'with ids' ids 'recorded by 30 lines of ledger.jsonl and 6 checkpoints'
 proves 'over stops' stops '4 starts'
 same 'the chain of the last checkpoint' "$(chains straight | tail -n 1 | cut -d ' ' -f 2)" \
@@ -78,6 +78,7 @@ unwritten() { # NAME TIMES STEPS: from the 12th line on, in a job that is to go 
     LKS_FAULT_KIND=ENOSPC exec "$LOCKSTEP" train job.yaml --run "$1" --set train.steps="$3" --set checkpoint.memory_every_steps=0
 }
 export ASAN_OPTIONS=${ASAN_OPTIONS-}:verify_asan_link_order=0
+: >lost.log
 (unwritten lost 100000000 100000000) >lost.log 2>&1 &
 process=$!
 until [ "$(grep -ac 'is given up: .*ledger.jsonl: write: No space left on device; training goes on' lost.log)" -ge 3 ] ||
