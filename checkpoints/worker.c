@@ -1,9 +1,8 @@
 #include "checkpoints/worker.h"
 
 #include "runtime/base/memory.h"
+#include "runtime/base/threads.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -43,25 +42,13 @@ static void *worker_run(void *user)
     return NULL;
 }
 
-/* With all signals blocked: they are the main thread's, and a write past a file size limit fails
- * with EFBIG instead of ending the process. */
-static int start_thread(lks_worker *worker)
-{
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int error = pthread_create(&worker->thread, NULL, worker_run, worker);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return error;
-}
-
 lks_status lks_worker_open(lks_worker **out)
 {
     lks_worker *worker;
     LKS_TRY(LKS_NEW(&worker));
     pthread_mutex_init(&worker->mutex, NULL);
     pthread_cond_init(&worker->changed, NULL);
-    int error = start_thread(worker);
+    int error = lks_thread_start(&worker->thread, worker_run, worker);
     if (error != 0) {
         pthread_cond_destroy(&worker->changed);
         pthread_mutex_destroy(&worker->mutex);

@@ -3,11 +3,10 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
+#include "runtime/base/threads.h"
 
 #include <errno.h>
 #include <math.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -89,14 +88,9 @@ static void *poll_source(void *user)
     return NULL;
 }
 
-/* Signals are the main thread's. */
 static lks_status start_thread(lks_notices *n)
 {
-    sigset_t all, former;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &former);
-    int error = pthread_create(&n->thread, NULL, poll_source, n);
-    pthread_sigmask(SIG_SETMASK, &former, NULL);
+    int error = lks_thread_start(&n->thread, poll_source, n);
     n->running = error == 0;
     return n->running ? LKS_OK
                       : LKS_FAIL(LKS_ERR_INTERNAL, "cannot start a thread for notices: %s",

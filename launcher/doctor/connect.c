@@ -1,10 +1,9 @@
 /* Connecting the ranks when that may be what is wrong. */
 #include "launcher/doctor/check.h"
 #include "launcher/doctor/interfaces.h"
+#include "runtime/base/threads.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,17 +96,12 @@ static void *watch_connect(void *user)
 
 static bool watch_start(connect_watch *w)
 {
-    sigset_t all, former;
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->wake, &monotonic);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &former);
-    bool started = pthread_create(&w->thread, NULL, watch_connect, w) == 0;
-    pthread_sigmask(SIG_SETMASK, &former, NULL);
-    return started;
+    return lks_thread_start(&w->thread, watch_connect, w) == 0;
 }
 
 static void watch_stop(connect_watch *w)

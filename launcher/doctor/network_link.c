@@ -1,12 +1,12 @@
 #include "launcher/doctor/network_link.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/threads.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,7 +93,7 @@ static void *server_run(void *user)
         }
         setsockopt(from, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         *v = (visit){from, s.nonce};
-        if (pthread_create(&thread, NULL, visit_run, v) == 0) {
+        if (lks_thread_start(&thread, visit_run, v) == 0) {
             pthread_detach(thread);
         } else {
             close(from);
@@ -116,7 +116,7 @@ lks_status lks_network_serve(uint64_t nonce, int *port)
         return LKS_FAIL(LKS_ERR_IO, "cannot listen on a TCP port: %s", strerror(errno));
     *port = ntohs(address.sin_port);
     *s = (server){in, nonce};
-    int error = pthread_create(&thread, NULL, server_run, s);
+    int error = lks_thread_start(&thread, server_run, s);
     return error ? LKS_FAIL(LKS_ERR_INTERNAL, "cannot start a thread: %s", strerror(error))
                  : LKS_OK;
 }

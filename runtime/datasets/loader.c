@@ -2,12 +2,11 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/memory.h"
+#include "runtime/base/threads.h"
 #include "runtime/datasets/dataset_read.h"
 
 #include <inttypes.h>
 #include <math.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -268,21 +267,17 @@ static lks_status ring_create(lks_loader *loader)
     return LKS_OK;
 }
 
-/* Signals are for the main thread: readers are born with all of them blocked. */
 static lks_status start_readers(lks_loader *loader)
 {
-    sigset_t all, before;
     lks_status status = LKS_OK;
     LKS_TRY(LKS_NEW_ARRAY(&loader->readers, (size_t)loader->spec.threads));
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     for (int i = 0; status == LKS_OK && i < loader->spec.threads; ++i) {
         reader *self = &loader->readers[i];
         self->loader = loader;
         status = lks_shards_scratch_allocate(loader->spec.dataset->shards, &self->scratch);
         if (status != LKS_OK)
             break;
-        int error = pthread_create(&self->thread, NULL, reader_run, self);
+        int error = lks_thread_start(&self->thread, reader_run, self);
         if (error != 0)
             status = LKS_FAIL(LKS_ERR_INTERNAL,
                               "cannot start reader thread %d of %d: %s: lower "
@@ -291,7 +286,6 @@ static lks_status start_readers(lks_loader *loader)
         else
             loader->started = i + 1;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return status;
 }
 
