@@ -239,6 +239,9 @@ void lks_checkpoints_close(lks_checkpoints *checkpoints)
         return;
     bool saved;
     lks_status status = lks_checkpoints_finish(checkpoints, &saved);
+    /* Before all else: its task reads the layout and calls may_commit, which the caller closes next. */
+    lks_worker_close(checkpoints->worker);
+    checkpoints->worker = NULL;
     /* A message that could not be given up may still be written into this memory: then it is left
      * to the end of the process, which is near. */
     if (status == LKS_OK || lks_save_cancel(checkpoints))

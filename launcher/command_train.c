@@ -59,6 +59,8 @@ static lks_status train_run(lks_command_context *context, train_arguments *a, lk
                                  .watch = lks_notices_watch(notices),
                                  .profile = a->profile};
     lks_status status = lks_train(&request, &context->alone);
+    if (context->alone)
+        return status;
     lks_notices_close(notices);
     lks_text_release(&run);
     return status;
@@ -86,6 +88,8 @@ static lks_status command_train(lks_command_context *context, int argc, char **a
     status = lks_comm_agree(context->comm, status);
     if (status == LKS_OK)
         status = train_run(context, &a, config);
+    if (context->alone)
+        return status;
     lks_config_destroy(config);
     lks_texts_release(&a.settings);
     lks_texts_release(&a.rest);

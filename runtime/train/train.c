@@ -1,6 +1,7 @@
 #include "runtime/train/train.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/base/memory.h"
 #include "runtime/train/hooks.h"
 #include "runtime/train/saves.h"
 #include "runtime/train/step.h"
@@ -89,16 +90,21 @@ static lks_status train_job(lks_job *job, bool *stop)
 
 lks_status lks_train(const lks_train_request *request, bool *alone)
 {
-    lks_job job;
+    lks_job *job = NULL;
     bool stop = false;
     *alone = false;
-    LKS_TRY(lks_job_open(&job, request));
-    lks_status status = train_job(&job, &stop);
-    /* After a failure that the others do not know of, closing together would hang. */
-    *alone = status != LKS_OK && !job.failed_together && lks_comm_size(request->comm) > 1;
-    if (*alone)
-        return status;
-    lks_job_close(&job);
+    LKS_TRY(lks_comm_agree(request->comm, LKS_NEW(&job)));
+    lks_status status = lks_job_open(job, request);
+    if (status == LKS_OK) {
+        status = train_job(job, &stop);
+        /* After a failure that the others do not know of, closing together would hang: the job stays,
+         * since its threads may be at work until the process ends. */
+        *alone = status != LKS_OK && !job->failed_together && lks_comm_size(request->comm) > 1;
+        if (*alone)
+            return status;
+        lks_job_close(job);
+    }
+    lks_memory_free(job);
     return status == LKS_OK && stop ? LKS_STOPPED : status;
 }
 

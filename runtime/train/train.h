@@ -29,7 +29,8 @@ typedef struct lks_train_request {
 
 /* LKS_OK: all steps done. LKS_STOPPED: a notice came and the state is saved.
  * *alone is set when this rank failed without the others knowing: the caller must
- * then end the job with lks_comm_abort. */
+ * then end the job with lks_comm_abort, and release nothing of the request before, since
+ * threads that write a checkpoint may use it until then. */
 lks_status lks_train(const lks_train_request *request, bool *alone) LKS_MUST_CHECK;
 
 /* Binds every section of the configuration and refuses what is unknown, so that it

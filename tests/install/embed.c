@@ -15,6 +15,8 @@ static lks_status train(lks_comm *comm, const char *file, const char *run)
         .comm = comm, .config = config, .run_directory = run, .notice = &notice};
     if (status == LKS_OK)
         status = lks_train(&request, &alone);
+    if (alone)
+        lks_comm_abort(comm, status);
     lks_config_destroy(config);
     return status;
 }

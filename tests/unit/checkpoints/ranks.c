@@ -1,5 +1,7 @@
 /* Run under mpirun: a world saves, and any other world reads the same. */
 #include "tests/unit/collectives/ranks.h"
+#include "checkpoints/save.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/files.h"
 #include "runtime/base/memory.h"
 #include "tests/unit/checkpoints/faults.h"
@@ -7,6 +9,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,6 +197,44 @@ static void check_not_shared(lks_comm *comm, fixture *f)
     MUST(fixture_count(f, ".partial") == 0);
 }
 
+static lks_status write_slowly(void *user)
+{
+    uint64_t start_ns = lks_clock_ns();
+    while (lks_clock_seconds_since(start_ns) < 0.05)
+        ;
+    atomic_store((atomic_bool *)user, true);
+    return LKS_OK;
+}
+
+/* After a peer was lost: with a send that cannot be given up the memory stays, and yet the writer's task has ended. */
+static void check_broken_close(lks_comm *comm, fixture *f)
+{
+    enum { BYTES = 1 << 20 };
+    lks_checkpoints *checkpoints;
+    lks_comm_request *receive;
+    atomic_bool ended = false;
+    bool saved;
+    char *bytes = calloc(1, BYTES);
+    int rank = lks_comm_rank(comm);
+    MUST(bytes != NULL);
+    MUST_OK(lks_checkpoints_open(&checkpoints, &f->spec));
+    MUST_OK(lks_checkpoints_finish(checkpoints, &saved));
+    if (rank == 0) {
+        MUST_OK(lks_comm_send(comm, 1, LKS_SAVE_TAG_PLAN, bytes, BYTES,
+                              &checkpoints->plans.requests[0]));
+        checkpoints->broken = true;
+        lks_worker_start(checkpoints->worker, write_slowly, &ended);
+    }
+    lks_checkpoints_close(checkpoints);
+    MUST(atomic_load(&ended) || rank != 0);
+    if (rank == 1) {
+        MUST_OK(lks_comm_receive(comm, 0, LKS_SAVE_TAG_PLAN, bytes, BYTES, &receive));
+        MUST_OK(lks_comm_wait(comm, &receive, NULL));
+    }
+    MUST_OK(lks_comm_barrier(comm));
+    free(bytes);
+}
+
 int main(void)
 {
     fixture f;
@@ -211,6 +252,8 @@ int main(void)
     check_busy(comm, &f, &s, checkpoints);
     check_replace(comm, &f, &s, checkpoints);
     lks_checkpoints_close(checkpoints);
+    if (lks_comm_size(comm) > 1)
+        check_broken_close(comm, &f);
     check_not_shared(comm, &f);
     slice_free(&s);
     fixture_close(&f);
