@@ -14,7 +14,7 @@ typedef struct lks_host {
     bool suspect; /* mpirun lost it, or it hung: it gets less time to answer */
     int frozen;   /* a rank there that is stopped, -1: none */
     int ended;    /* exit status of the last probe's command there, -1: it did not end by itself */
-    char *said;   /* its answer to "name:"; NULL: none */
+    char *said;   /* its last answer to "name:" or "look:"; NULL: none */
 } lks_host;
 
 typedef struct lks_hosts {

@@ -1,5 +1,6 @@
 #include "launcher/launch_probe.h"
 #include "launcher/arguments.h"
+#include "launcher/launch_look.h"
 #include "launcher/launch_node.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/memory.h"
@@ -159,22 +160,6 @@ static void one_read(lks_probe_one *one)
         lks_text_append_bytes(&one->text, part, (size_t)got);
 }
 
-/* The lowest rank in state T. */
-static int frozen_rank(const lks_text *answer)
-{
-    int frozen = -1, rank;
-    long pid;
-    char state;
-    for (const char *line = answer->data; line && *line;) {
-        if (sscanf(line, "%d %ld %c", &rank, &pid, &state) == 3 && state == 'T' && rank >= 0 &&
-            (frozen < 0 || rank < frozen))
-            frozen = rank;
-        line = strchr(line, '\n');
-        line = line ? line + 1 : NULL;
-    }
-    return frozen;
-}
-
 static bool is_late(const lks_probe *probe)
 {
     double seconds = hurry_factor * probe->slowest_seconds;
@@ -195,12 +180,12 @@ static void one_poll(lks_probe *probe, size_t i)
         probe->answered += WIFEXITED(status) && WEXITSTATUS(status) == 0;
         host->answers = WIFEXITED(status) && WEXITSTATUS(status) == 0;
         host->ended = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-        if (host->answers && !strncmp(probe->order, "look:", 5))
-            host->frozen = frozen_rank(&one->text);
-        if (host->answers && !strncmp(probe->order, "name:", 5)) {
+        if (host->answers && strncmp(probe->order, "clear:", 6)) {
             free(host->said);
             host->said = strdup(one->text.data ? one->text.data : "");
         }
+        if (host->answers && !strncmp(probe->order, "look:", 5))
+            host->frozen = lks_look_frozen(host->said);
     } else if (lks_clock_ns() > one->deadline_ns || is_late(probe)) {
         kill(-one->pid, SIGKILL);
         kill(one->pid, SIGKILL);

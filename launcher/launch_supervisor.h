@@ -4,6 +4,7 @@
 
 #include "launcher/launch.h"
 #include "launcher/launch_job.h"
+#include "launcher/launch_pace.h"
 #include "launcher/launch_probe.h"
 #include "launcher/launch_report.h"
 
@@ -41,11 +42,14 @@ typedef struct lks_supervisor {
 
     /* the steps of this start, as the run directory shows them */
     uint64_t pulse, pulse_ns;
-    bool stepped;           /* one was seen */
-    double longest_seconds; /* between two of them, of late */
+    bool stepped;  /* one was seen */
+    bool met;      /* all ranks were looked for, after the first step */
+    bool whole;    /* and found, so that they can be seen where they are */
+    lks_pace pace; /* from one to the next */
     uint64_t next_look_ns;
-    bool looking;
+    bool looking, meeting;           /* meeting: for the first time, to the end */
     int stopped_looks, silent_looks; /* in a row: of mpirun, of a host */
+    uint64_t gone_ns;                /* a rank is gone in all looks since; 0: none is */
 
     uint64_t fault_ns; /* the last step before the fault that is being mended; 0: none */
     int restarts, stuck;

@@ -107,7 +107,7 @@ cluster_boot_host() { # NAME
   keeper=$!
   disown "$keeper"
   cluster_keeper[$name]=$keeper
-  cluster_until 10 test -e "$d/state/$name.up" || { cat "$d/state/$name.log" >&2; return 1; }
+  cluster_until 60 test -e "$d/state/$name.up" || { cat "$d/state/$name.log" >&2; return 1; }
   cluster_init[$name]=$(tr -d ' ' <"/proc/$keeper/task/$keeper/children")
 }
 
@@ -123,7 +123,7 @@ cluster_link_host() { # NAME: eth0 there, a port of its name on the hub's bridge
 }
 
 cluster_answers() { # HOST
-  cluster_run launcher ssh -F "$cluster_dir/ssh/config" -oConnectTimeout=1 "$1" true 2>/dev/null
+  cluster_run launcher ssh -F "$cluster_dir/ssh/config" -oConnectTimeout=5 "$1" true 2>/dev/null
 }
 
 cluster_start() { # DIR N
@@ -139,7 +139,7 @@ cluster_start() { # DIR N
     cluster_link_host "$i"
   done
   for i in $(cluster_names "$2"); do
-    cluster_until 10 cluster_answers "$i" || { echo "no ssh to $i" >&2; cat "$cluster_dir"/state/*.sshd >&2; return 1; }
+    cluster_until 60 cluster_answers "$i" || { echo "no ssh to $i" >&2; cat "$cluster_dir"/state/*.sshd >&2; return 1; }
   done
 }
 
@@ -161,16 +161,16 @@ cluster_gone() { ! grep -qs '^State:.[^ZX]' "/proc/$1/status"; }
 
 cluster_crash() { # HOST: every process at once, and its network
   kill -KILL "${cluster_init[$1]}"
-  cluster_until 10 cluster_gone "${cluster_keeper[$1]}"
+  cluster_until 60 cluster_gone "${cluster_keeper[$1]}"
 }
 
 cluster_no_port() { ! cluster_inside hub --net ip link show "$1" >/dev/null 2>&1; }
 
 cluster_revive() { # HOST
-  cluster_until 10 cluster_no_port "$1"
+  cluster_until 60 cluster_no_port "$1"
   cluster_boot_host "$1"
   cluster_link_host "$1"
-  cluster_until 10 cluster_answers "$1"
+  cluster_until 60 cluster_answers "$1"
 }
 
 cluster_stop() {
@@ -179,7 +179,7 @@ cluster_stop() {
     cluster_gone "${cluster_keeper[$name]}" || kill -KILL "${cluster_init[$name]:-${cluster_keeper[$name]}}" 2>/dev/null || true
   done
   for name in "${!cluster_keeper[@]}"; do
-    cluster_until 10 cluster_gone "${cluster_keeper[$name]}" || kill -KILL "${cluster_keeper[$name]}" 2>/dev/null || true
+    cluster_until 60 cluster_gone "${cluster_keeper[$name]}" || kill -KILL "${cluster_keeper[$name]}" 2>/dev/null || true
   done
   cluster_keeper=() cluster_init=()
 }

@@ -1,5 +1,7 @@
 /* What launch reads: hostfiles, SLURM's lists, mpirun's report. */
 #include "launcher/launch_hosts.h"
+#include "launcher/launch_look.h"
+#include "launcher/launch_pace.h"
 #include "launcher/launch_report.h"
 
 #include <check.h>
@@ -145,6 +147,62 @@ START_TEST(test_report)
 }
 END_TEST
 
+/* Two slots a host: ranks 0 and 1 on host1, 2 and 3 on host2, 4 on host3. */
+START_TEST(test_look)
+{
+    static const struct {
+        const char *said[3]; /* NULL: no answer */
+        int silent, frozen, rank, host;
+        bool gone;
+    } cases[] = {
+        {{"-1 7 S\n0 8 R\n1 9 S\n", "2 8 R\n3 9 R\n", "4 5 S\n"}, -1, -1, -1, -1, false},
+        {{"0 8 R\n1 9 S\n", "2 8 R\n3 9 T\n", "4 5 S\n"}, -1, 1, -1, -1, false},
+        {{"0 8 R\n1 9 S\n", "", "4 5 S\n"}, -1, -1, 2, 1, true},
+        {{"0 8 R\n1 9 S\n", "2 7 R\n2 8 R\n", "4 5 S\n"}, -1, -1, 3, 1, true},
+        {{"0 8 R\n3 9 S\n", "1 7 R\n2 8 R\n", ""}, -1, -1, 4, -1, true}, /* in another order */
+        {{"0 8 R\n1 9 S\n", NULL, "4 5 S\n"}, 1, -1, -1, -1, false},
+        {{"0 8 R\n", NULL, "4 5 S\n"}, 1, -1, -1, -1, true}, /* two at most are on host2 */
+    };
+    const bool usable[] = {true, true, true};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
+        lks_hosts hosts = {0};
+        lks_look look;
+        ck_assert_int_eq(lks_hosts_expand_slurm(&hosts, "host[1-3]", "2(x2),1"), LKS_OK);
+        for (int h = 0; h < 3; ++h) {
+            hosts.items[h].answers = cases[i].said[h] != NULL;
+            hosts.items[h].said = strdup(cases[i].said[h] ? cases[i].said[h] : "0 1 R\n");
+            hosts.items[h].frozen = lks_look_frozen(cases[i].said[h]);
+        }
+        ck_assert_int_eq(lks_look_read(&look, &hosts, usable, 1, 5), LKS_OK);
+        ck_assert_msg(look.gone == cases[i].gone, "case %zu", i);
+        ck_assert_int_eq(look.rank, cases[i].rank);
+        ck_assert_ptr_eq(look.host, cases[i].host < 0 ? NULL : &hosts.items[cases[i].host]);
+        ck_assert_ptr_eq(look.silent, cases[i].silent < 0 ? NULL : &hosts.items[cases[i].silent]);
+        ck_assert_ptr_eq(look.frozen, cases[i].frozen < 0 ? NULL : &hosts.items[cases[i].frozen]);
+        lks_hosts_release(&hosts);
+    }
+}
+END_TEST
+
+/* One slow step does not make the steps slow. */
+START_TEST(test_pace)
+{
+    lks_pace pace = {0};
+    ck_assert(lks_pace_usual(&pace) == 0);
+    lks_pace_add(&pace, 40);
+    lks_pace_add(&pace, 0.5);
+    ck_assert(lks_pace_usual(&pace) <= 0.5);
+    for (int i = 0; i < 100; ++i) {
+        lks_pace_add(&pace, i % 4 == 3 ? 9 : 1);
+        ck_assert(lks_pace_usual(&pace) <= 1);
+    }
+    ck_assert(pace.longest > 1 && pace.longest < 40);
+    for (int i = 0; i < LKS_PACE_RECENT; ++i)
+        lks_pace_add(&pace, 60);
+    ck_assert(lks_pace_usual(&pace) >= 60 && pace.longest >= 60);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("launch");
@@ -154,6 +212,8 @@ int main(void)
     tcase_add_test(tests, test_slurm);
     tcase_add_test(tests, test_slurm_bad);
     tcase_add_test(tests, test_report);
+    tcase_add_test(tests, test_look);
+    tcase_add_test(tests, test_pace);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
