@@ -146,8 +146,10 @@ static lks_status find_kind(const char *name, const lks_print_kind **out)
     lks_text names = {0};
     for (size_t i = 0; i < KINDS; ++i) {
         *out = kinds[i];
-        if (!strcmp(name, kinds[i]->name))
+        if (!strcmp(name, kinds[i]->name)) {
+            lks_text_release(&names);
             return LKS_OK;
+        }
         lks_text_append(&names, "%s%s", !i ? "" : i + 1 < KINDS ? ", " : " or ", kinds[i]->name);
     }
     lks_status status =

@@ -79,11 +79,9 @@ static int64_t time_seconds(const char *text)
     size_t count = 0, days_length = strcspn(text, "-");
     bool days = text[days_length] == '-';
     if (days) {
-        char *end;
-        seconds = DAY_SECONDS * strtoll(text, &end, 10);
-        if (!days_length || days_length > 9 || end != text + days_length ||
-            text[strspn(text, "0123456789")] != '-')
+        if (!days_length || days_length > 9 || strspn(text, "0123456789") != days_length)
             return -1;
+        seconds = DAY_SECONDS * strtoll(text, NULL, 10);
         text += days_length + 1;
     }
     for (;; ++text) {

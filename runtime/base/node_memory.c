@@ -37,8 +37,8 @@ static bool read_number(const char *path, const char *key, uint64_t *out)
 static bool read_in(const char *directory, const char *name, const char *key, uint64_t *out)
 {
     char path[2 * PATH_MAX];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    return read_number(path, key, out);
+    int length = snprintf(path, sizeof path, "%s/%s", directory, name);
+    return (size_t)length < sizeof path && read_number(path, key, out);
 }
 
 /* What one group has left. */

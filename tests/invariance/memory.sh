@@ -5,6 +5,8 @@
 LOCKSTEP=$1 MAKE_DATA=$2
 # shellcheck source=tests/tools/common.sh
 . "$(dirname "$(realpath "$0")")/../tools/common.sh"
+# The address sanitizer would keep what is freed, and grow by it.
+export ASAN_OPTIONS=${ASAN_OPTIONS-}:quarantine_size_mb=1:thread_local_quarantine_size_kb=16
 
 "$MAKE_DATA" text text.txt 20000
 "$LOCKSTEP" prepare text --output data --split validation=0.1 text.txt
