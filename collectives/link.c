@@ -47,9 +47,9 @@ static lks_status fail_no_link(const char *name, const lks_link_spec *spec)
 static lks_status find_link(const char *name, const lks_link_spec *spec, int *index,
                             const lks_link_driver **out)
 {
-    bool automatic = strcmp(name, "auto") == 0;
+    bool automatic = strcmp(name, "auto") == 0, alone = lks_comm_size(spec->comm) == 1;
     for (; link_at(spec, *index, out); ++*index) {
-        if (!*out)
+        if (!*out || (automatic && alone && (*out)->alone_by_name))
             continue;
         if (!automatic && strcmp(name, (*out)->name) == 0)
             return (*out)->usable(spec);

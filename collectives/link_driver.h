@@ -49,6 +49,8 @@ typedef struct lks_link_driver {
     const char *about;
     /* True: when it is usable but cannot be opened, "auto" says so and takes the next. */
     bool may_give_way;
+    /* True: one rank takes it only when it is named: to try it. */
+    bool alone_by_name;
     /* (collective) Whether it can serve; else LKS_ERR_USAGE and why not. The same on every rank. */
     lks_status (*usable)(const lks_link_spec *spec);
     /* (collective) *arrays lasts as long as the link. */

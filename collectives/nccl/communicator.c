@@ -1,9 +1,13 @@
 #include "collectives/nccl/communicator.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/memory.h"
+#include "runtime/base/threads.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
+
+enum { ABORT_SECONDS = 5 };
 
 struct lks_nccl {
     lks_comm *comm;
@@ -23,6 +27,50 @@ lks_status lks_nccl_cuda_check(cudaError_t error, const char *call)
                     cudaGetErrorName(error), call);
 }
 
+/* --- The end ------------------------------------------------------------------ */
+
+typedef struct nccl_ending {
+    ncclComm_t handle;
+    ncclResult_t (*call)(ncclComm_t handle);
+    int device;
+} nccl_ending;
+
+static void *nccl_end(void *given)
+{
+    nccl_ending ending = *(nccl_ending *)given;
+    lks_memory_free(given);
+    (void)cudaSetDevice(
+        ending.device); /* a thread begins with the first, which NCCL would then come back to */
+    (void)ending.call(ending.handle);
+    return NULL;
+}
+
+static bool nccl_joined(pthread_t thread, double seconds)
+{
+    struct timespec until;
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += (time_t)seconds;
+    return !pthread_timedjoin_np(thread, NULL, &until);
+}
+
+/* NCCL's abort first stops what is on the device, and then, as its destroy does, waits until no rank of this node is connected
+ * any more: for ever, when one of them has stopped. So it is waited for in a thread, and left there when it is late. */
+static void nccl_end_within(lks_nccl *nccl, ncclResult_t (*call)(ncclComm_t), double seconds)
+{
+    nccl_ending *ending = NULL;
+    pthread_t thread;
+    ncclComm_t handle = nccl->handle;
+    nccl->handle = NULL;
+    if (!handle || LKS_NEW(&ending) != LKS_OK)
+        return;
+    *ending = (nccl_ending){.handle = handle, .call = call};
+    (void)cudaGetDevice(&ending->device);
+    if (lks_thread_start(&thread, nccl_end, ending))
+        lks_memory_free(ending);
+    else if (!nccl_joined(thread, seconds))
+        (void)pthread_detach(thread);
+}
+
 /* Ends NCCL's own threads and kernels; nothing may be asked of it afterwards. */
 void lks_nccl_abandon(lks_nccl *nccl)
 {
@@ -30,19 +78,16 @@ void lks_nccl_abandon(lks_nccl *nccl)
     if (nccl->grouping)
         (void)ncclGroupEnd(); /* an abort within a group would wait for its end */
     nccl->grouping = false;
-    if (nccl->handle)
-        (void)ncclCommAbort(nccl->handle);
-    nccl->handle = NULL;
+    nccl_end_within(nccl, ncclCommAbort, ABORT_SECONDS);
 }
 
 static lks_status nccl_give_up(lks_nccl *nccl, lks_status status, const char *what)
 {
-    const char *said = nccl->handle ? ncclGetLastError(nccl->handle) : "";
+    const char *said = ncclGetLastError(nccl->handle); /* which may be NULL */
     status =
         LKS_FAIL(status,
                  "rank %d on %s, NCCL while %s: %s%s%s: see which host or rank stopped; the job "
-                 "resumes from its "
-                 "last checkpoint (NCCL_DEBUG=INFO says more)",
+                 "resumes from its last checkpoint (NCCL_DEBUG=INFO says more)",
                  lks_comm_rank(nccl->comm), lks_comm_host(nccl->comm, lks_comm_rank(nccl->comm)),
                  nccl->doing, what, said && *said ? ": " : "", said ? said : "");
     lks_nccl_abandon(nccl);
@@ -107,9 +152,10 @@ static lks_status nccl_settle(lks_nccl *nccl)
     }
 }
 
-lks_status lks_nccl_wait(lks_nccl *nccl, cudaEvent_t event)
+lks_status lks_nccl_wait(lks_nccl *nccl, cudaEvent_t event, const char *doing)
 {
     uint64_t start = lks_clock_ns();
+    nccl->doing = doing;
     for (unsigned spins = 1;; ++spins) {
         cudaError_t found = cudaEventQuery(event);
         if (found == cudaSuccess)
@@ -210,8 +256,7 @@ void lks_nccl_close(lks_nccl *nccl)
     if (nccl->handle && !nccl->failed && ncclCommFinalize(nccl->handle) == ncclInProgress &&
         nccl_settle(nccl) != LKS_OK)
         nccl->handle = NULL; /* given up */
-    if (nccl->handle)
-        (void)ncclCommDestroy(nccl->handle);
+    nccl_end_within(nccl, ncclCommDestroy, nccl->timeout_seconds);
     lks_memory_free(nccl);
 }
 

@@ -1,7 +1,7 @@
 /* NCCL's communicator: opened over a comm, never blocking, watched against a deadline.
  *
- * Messages are given to a stream within a group. A failure of NCCL's ends in an abort of its communicator, after
- * which no thread is inside NCCL, and in LKS_ERR_PEER with what NCCL said.
+ * Messages are given to a stream within a group. A failure of NCCL's ends in an abort of its communicator and in LKS_ERR_PEER
+ * with what NCCL said. No thread is inside NCCL then, unless a rank of this node has stopped: NCCL's abort waits for it.
  */
 #ifndef LKS_COLLECTIVES_NCCL_COMMUNICATOR_H
 #define LKS_COLLECTIVES_NCCL_COMMUNICATOR_H
@@ -36,8 +36,8 @@ lks_status lks_nccl_group_end(lks_nccl *nccl) LKS_MUST_CHECK;
 void lks_nccl_abandon(lks_nccl *nccl);
 /* Whether something has failed meanwhile. Cheap. */
 lks_status lks_nccl_poll(lks_nccl *nccl) LKS_MUST_CHECK;
-/* The host waits for the event, polling. */
-lks_status lks_nccl_wait(lks_nccl *nccl, cudaEvent_t event) LKS_MUST_CHECK;
+/* The host waits for the event, polling; `doing` as above. */
+lks_status lks_nccl_wait(lks_nccl *nccl, cudaEvent_t event, const char *doing) LKS_MUST_CHECK;
 
 lks_status lks_nccl_cuda_check(cudaError_t error, const char *call) LKS_MUST_CHECK;
 #define LKS_NCCL_CUDA(call) LKS_TRY(lks_nccl_cuda_check((call), #call))

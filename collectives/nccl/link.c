@@ -8,7 +8,9 @@
 #include "runtime/base/log.h"
 #include "runtime/base/memory.h"
 
+#include <sched.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     UUID_BYTES = 64,
@@ -28,7 +30,7 @@ static int shared_device(const char (*uuids)[UUID_BYTES], int size, int *other)
     return -1;
 }
 
-static lks_status check_devices(const lks_link_spec *spec)
+static lks_status nccl_link_usable(const lks_link_spec *spec)
 {
     int size = lks_comm_size(spec->comm), other = 0;
     char mine[UUID_BYTES] = "", (*all)[UUID_BYTES] = NULL;
@@ -46,14 +48,6 @@ static lks_status check_devices(const lks_link_spec *spec)
 done:
     lks_memory_free(all);
     return status;
-}
-
-static lks_status nccl_link_usable(const lks_link_spec *spec)
-{
-    if (lks_comm_size(spec->comm) == 1)
-        return LKS_FAIL(LKS_ERR_USAGE, "link nccl is for two ranks or more: set "
-                                       "collectives.link=auto");
-    return check_devices(spec);
 }
 
 /* --- Opening ------------------------------------------------------------------------ */
@@ -106,8 +100,23 @@ static void say_how(const nccl_link *link)
                       : lks_nodes_apart(&link->nodes) ? "in the fixed tree, node by node"
                                                       : "in the fixed tree";
     int nodes = lks_comm_node_count(spec->comm);
-    lks_log_root("%s: gradients of %d ranks on %d node%s are added %s",
-                 lks_nccl_version(link->nccl), link->shard.size, nodes, nodes == 1 ? "" : "s", how);
+    lks_log_root("%s: gradients of %d rank%s on %d node%s are added %s",
+                 lks_nccl_version(link->nccl), link->shard.size, link->shard.size == 1 ? "" : "s",
+                 nodes, nodes == 1 ? "" : "s", how);
+}
+
+/* NCCL's threads begin with this one's affinity. */
+static void warn_of_binding(const nccl_link *link)
+{
+    cpu_set_t mine;
+    CPU_ZERO(&mine);
+    if (sched_getaffinity(0, sizeof mine, &mine) || CPU_COUNT(&mine) > 2)
+        return;
+    if (sysconf(_SC_NPROCESSORS_ONLN) >= 4L * link->nodes.ranks)
+        lks_log_root("warning: ranks are bound to %d processor%s, which they share with NCCL's "
+                     "threads: start "
+                     "them with mpirun --bind-to numa, or none",
+                     CPU_COUNT(&mine), CPU_COUNT(&mine) == 1 ? "" : "s");
 }
 
 static lks_status nccl_link_open(void **instance, const lks_link_spec *spec,
@@ -125,6 +134,7 @@ static lks_status nccl_link_open(void **instance, const lks_link_spec *spec,
         return status;
     }
     say_how(link);
+    warn_of_binding(link);
     *instance = link;
     *arrays = link->shard.arrays;
     return LKS_OK;
@@ -161,7 +171,7 @@ static lks_status keep_pace(nccl_link *link)
     if (++link->offered % PACE != 0)
         return LKS_OK;
     cudaEvent_t pace = link->paces[link->offered / PACE % NCCL_PACES];
-    LKS_TRY(lks_nccl_wait(link->nccl, pace));
+    LKS_TRY(lks_nccl_wait(link->nccl, pace, "bringing gradients together"));
     LKS_NCCL_CUDA(cudaEventRecord(pace, link->stream));
     return LKS_OK;
 }
@@ -203,6 +213,7 @@ static lks_status nccl_link_share(void *instance, double *numbers, const uint64_
                                        (first[rank + 1] - first[rank]) * sizeof *numbers,
                                        link->stream));
     LKS_TRY(lks_nccl_group_end(link->nccl));
+    link->shared = true;
     return follow_link(link, NCCL_SHARED);
 }
 
@@ -241,11 +252,15 @@ static lks_status nccl_link_settle(void *instance, double *wait_seconds)
     nccl_link *link = instance;
     if (!link->gathered)
         return LKS_OK;
-    LKS_TRY(lks_nccl_wait(link->nccl, link->marks[NCCL_GATHERED]));
+    if (link->summed)
+        LKS_TRY(lks_nccl_wait(link->nccl, link->marks[NCCL_SUMMED], "bringing gradients together"));
+    if (link->shared)
+        LKS_TRY(lks_nccl_wait(link->nccl, link->marks[NCCL_SHARED], "sharing losses and norms"));
+    LKS_TRY(lks_nccl_wait(link->nccl, link->marks[NCCL_GATHERED], "giving out parameters"));
     LKS_TRY(add_wait(link, NCCL_UPDATED, NCCL_GATHERED, wait_seconds));
     if (link->summed)
         LKS_TRY(add_wait(link, NCCL_COMPUTED, NCCL_SUMMED, wait_seconds));
-    link->gathered = link->summed = false;
+    link->gathered = link->summed = link->shared = false;
     return LKS_OK;
 }
 
@@ -253,6 +268,7 @@ extern const lks_link_driver lks_nccl_link_driver;
 const lks_link_driver lks_nccl_link_driver = {
     .name = "nccl",
     .about = "ranks with a cuda device each, over NVLink, InfiniBand, RoCE or sockets",
+    .alone_by_name = true,
     .usable = nccl_link_usable,
     .open = nccl_link_open,
     .close = nccl_link_close,

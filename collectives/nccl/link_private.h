@@ -25,7 +25,7 @@ typedef struct nccl_link {
     lks_nccl *nccl;
     cudaStream_t stream;
     cudaEvent_t marks[NCCL_MARKS];
-    bool summed, gathered;         /* since it settled */
+    bool summed, shared, gathered; /* since it settled */
     cudaEvent_t paces[NCCL_PACES]; /* the link's, every so many buckets, in turn */
     uint32_t offered;              /* buckets */
 
