@@ -59,7 +59,8 @@ uint64_t lks_device_waits(const lks_device *device);
  *     ... kernels that read it ...
  *     upload_release(slot) no kernel given from here on reads it
  *     upload_wait(slot)    (the host waits) what it was copied from may change
- * On a host device `upload` copies and the rest is nothing. */
+ * On a host device `upload` copies and the rest is nothing. What is pinned begins with a page (lks_memory_map), and a child
+ * does not have it. */
 enum { LKS_UPLOAD_SLOTS = 2 };
 lks_status lks_device_pin(lks_device *device, void *host, size_t bytes) LKS_MUST_CHECK;
 void lks_device_unpin(lks_device *device, void *host, size_t bytes);

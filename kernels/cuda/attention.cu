@@ -111,7 +111,8 @@ static __device__ __forceinline__ void online_softmax(float factor, attention_wa
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
             float shift = largest * factor, sum = 0;
-            float correction = lks_exp2(warp.largest[t][half] * factor - shift);
+            /* Rounded as shift is: 1 where the maximum stays. */
+            float correction = lks_exp2(__fmul_rn(warp.largest[t][half], factor) - shift);
             warp.largest[t][half] = largest;
 #pragma unroll
             for (int n = 0; n < P::KEYS / 8; ++n)

@@ -59,6 +59,15 @@ template <typename T> static __device__ __forceinline__ float exponential(float 
         return lks_exp2(fmaf(x, LOG2_E, -LOG2_E * shift));
 }
 
+/* What brings a sum from one maximum to another: 1 where they are equal, so that to merge adds nothing of its own. */
+template <typename T> static __device__ __forceinline__ float rescaling(float from, float to)
+{
+    if constexpr (sizeof(T) == 4)
+        return expf(from - to);
+    else
+        return lks_exp2((from - to) * LOG2_E);
+}
+
 /* The sum of the exponentials of some logits is `sum` e^`largest`. */
 struct partial_sum {
     float largest, sum;
@@ -71,8 +80,8 @@ static __device__ __forceinline__ partial_sum merge(partial_sum a, partial_sum b
     float largest = fmaxf(a.largest, b.largest);
     if (largest == -INFINITY) /* nothing yet, or only NaN */
         return {largest, a.sum + b.sum};
-    return {largest, __fadd_rn(__fmul_rn(a.sum, exponential<T>(a.largest, largest)),
-                               __fmul_rn(b.sum, exponential<T>(b.largest, largest)))};
+    return {largest, __fadd_rn(__fmul_rn(a.sum, rescaling<T>(a.largest, largest)),
+                               __fmul_rn(b.sum, rescaling<T>(b.largest, largest)))};
 }
 
 /* What a block knows of its row, and each thread of its share of it. */
@@ -105,7 +114,7 @@ static __device__ __forceinline__ void add_unit(const Unit &unit, int first, row
         for (int i = 0; i < SIZE; ++i)
             share.tied |= x[i] == share.wanted && first + i < share.target;
     if (largest > share.part.largest) {
-        share.part.sum *= exponential<T>(share.part.largest, largest);
+        share.part.sum *= rescaling<T>(share.part.largest, largest);
         share.part.largest = largest;
     }
     float shift = share.part.largest == -INFINITY ? 0 : share.part.largest;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 extern "C" {
 #include "kernels/cuda_stream.h"
@@ -122,6 +123,16 @@ static lks_status cuda_describe(lks_cuda_device *cuda, const cudaDeviceProp *pro
     return LKS_OK;
 }
 
+static lks_status cuda_taken(int ordinal)
+{
+    (void)cudaGetLastError();
+    return LKS_FAIL(LKS_ERR_USAGE,
+                    "device cuda: device %d takes no more processes: another one, or another rank, "
+                    "has it for itself (compute mode exclusive or prohibited); end that one, start "
+                    "nvidia-cuda-mps-control -d, or set the mode by nvidia-smi -i %d -c 0",
+                    ordinal, ordinal);
+}
+
 static lks_status cuda_choose(lks_cuda_device *cuda, const char *variant, int local_rank)
 {
     int count = 0;
@@ -131,7 +142,10 @@ static lks_status cuda_choose(lks_cuda_device *cuda, const char *variant, int lo
     LKS_TRY(cuda_count(&count));
     cuda->tf32 = variant != NULL;
     cuda->ordinal = local_rank % count;
-    LKS_CUDA(cudaSetDevice(cuda->ordinal));
+    cudaError_t error = cudaSetDevice(cuda->ordinal);
+    if (error == cudaErrorDevicesUnavailable)
+        return cuda_taken(cuda->ordinal);
+    LKS_CUDA(error);
     return LKS_OK;
 }
 
@@ -347,18 +361,21 @@ static uint64_t cuda_waits(void *instance)
 
 /* --- Uploads ------------------------------------------------------------------ */
 
+/* A child does not inherit it: where the kernel's copy on write goes by counts of references, the parent's next write would
+ * leave the page that the device reads (a child examines files, see lks_shards_examine). */
 static lks_status cuda_pin(void *instance, void *host, size_t bytes)
 {
     LKS_CUDA(cudaSetDevice(((lks_cuda_device *)instance)->ordinal));
     LKS_CUDA(cudaHostRegister(host, bytes, cudaHostRegisterPortable));
+    (void)madvise(host, bytes, MADV_DONTFORK);
     return LKS_OK;
 }
 
 static void cuda_unpin(void *instance, void *host, size_t bytes)
 {
     (void)instance;
-    (void)bytes;
     (void)cudaHostUnregister(host);
+    (void)madvise(host, bytes, MADV_DOFORK);
 }
 
 static lks_status cuda_upload_begin(void *instance, int slot)

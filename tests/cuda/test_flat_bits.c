@@ -1,14 +1,17 @@
 /* Flat memory on the cuda device, element for element: the bits of the cpu device's updates, whatever the
  * alignment; sums over several blocks with partial sums that begin elsewhere; and a norm that does not
- * depend on how many partial sums there were. */
+ * depend on how many partial sums there were. And what becomes of pinned memory in a child. */
 #include "kernels/device.h"
 
 #include "runtime/base/memory.h"
 #include "runtime/base/rng.h"
 
 #include <check.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum { ELEMENTS = 5003, ARRAYS = 4, LANES = 24, FLAT = 70000 };
 
@@ -213,6 +216,36 @@ START_TEST(test_norm_bits)
 }
 END_TEST
 
+/* How a child ends that reads a byte there: 0 when it could, or its signal. */
+static int read_in_child(const volatile char *memory)
+{
+    int status = 0;
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        signal(SIGSEGV, SIG_DFL);
+        (void)*memory;
+        _exit(0);
+    }
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+START_TEST(test_pinned_memory_stays)
+{
+    enum { BYTES = 5000 };
+    lks_device *device = open_device("cuda");
+    void *memory = NULL;
+    hold(lks_memory_map(&memory, BYTES));
+    hold(lks_device_pin(device, memory, BYTES));
+    ck_assert_int_eq(read_in_child(memory), SIGSEGV);
+    lks_device_unpin(device, memory, BYTES);
+    ck_assert_int_eq(read_in_child(memory), 0);
+    lks_memory_unmap(memory, BYTES);
+    lks_device_close(device);
+}
+END_TEST
+
 static bool cpu_fuses(void)
 {
     lks_device *cpu = NULL;
@@ -232,6 +265,7 @@ int main(void)
         tcase_add_loop_test(all, test_update_bits, 0, 2 * UPDATES);
     tcase_add_loop_test(all, test_sum_bits, 0, 8);
     tcase_add_test(all, test_norm_bits);
+    tcase_add_test(all, test_pinned_memory_stays);
     suite_add_tcase(suite, all);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

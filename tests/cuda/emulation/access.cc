@@ -274,6 +274,23 @@ void lks_access_end()
         look(a, bytes, LKS_ACCESS_WRITE);                                                          \
     }
 
+/* What it calls where an address is not aligned as its type wants (-fsanitize=alignment): a device does not read or write
+ * there. The compiler's own structure, of which the first and the type's alignment are looked at. */
+struct lks_misaligned {
+    const char *file;
+    uint32_t line, column;
+    const void *type;
+    unsigned char log_alignment, kind;
+};
+
+static void misaligned(const lks_misaligned *what, uintptr_t address)
+{
+    const char *slash = what->file ? strrchr(what->file, '/') : nullptr;
+    if (active)
+        lks_fault_raise("%s:%u uses %p, which is not %u-byte aligned", slash ? slash + 1 : "?",
+                        what->line, reinterpret_cast<void *>(address), 1u << what->log_alignment);
+}
+
 /* Of the host's code in the same files: shared pointers, guards of statics. */
 #define LKS_ATOMICS(bits, type)                                                                    \
     type __tsan_atomic##bits##_load(const type *a, int)                                            \
@@ -302,6 +319,10 @@ void lks_access_end()
     }
 
 extern "C" {
+void __ubsan_handle_type_mismatch_v1(const lks_misaligned *what, uintptr_t address)
+{
+    misaligned(what, address);
+}
 void __tsan_init() {}
 void __tsan_atomic_thread_fence(int) {}
 void __tsan_atomic_signal_fence(int) {}

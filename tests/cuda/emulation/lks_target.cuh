@@ -229,10 +229,24 @@ template <int Left> static inline void lks_copy_wait()
     lks_emulation_copy_wait(Left);
 }
 
+/* y = f(x), nearest, to about two units in the last place as the device's functions have it: one drawn from x is added. */
+static inline float lks_emulation_off(float y, float x)
+{
+    uint32_t bits, from;
+    memcpy(&bits, &y, sizeof bits);
+    memcpy(&from, &x, sizeof from);
+    uint32_t exponent = bits >> 23 & 0xff;
+    if (x == 0 || exponent < 2 || exponent > 252) /* exact, or at the end of what there is */
+        return y;
+    bits += (from * 0x9e3779b1u >> 8) % 3 - 1;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
 /* As in the device's lks_target.cuh: 2^x, 0 below 2^-126; two numbers rounded to bf16, `low` in the lower half. */
 static inline float lks_exp2(float x)
 {
-    float y = exp2f(x);
+    float y = lks_emulation_off(exp2f(x), x);
     return y < 0x1p-126f ? 0.0f : y;
 }
 static inline uint32_t lks_pack_bf16(float low, float high)
@@ -290,15 +304,29 @@ static inline T atomicCAS(T *address, std::type_identity_t<T> wanted, std::type_
 
 /* --- Arithmetic ---------------------------------------------------------------- */
 
-/* Where a device function is fast and inexact the host's exact one stands. Macros, since the C library has the names. */
-#define __expf(a) expf(a)
-#define __exp10f(a) exp10f(a)
-#define __logf(a) logf(a)
-#define __log2f(a) log2f(a)
-#define __tanhf(a) tanhf(a)
-#define __sinf(a) sinf(a)
-#define __cosf(a) cosf(a)
-#define __powf(a, b) powf((a), (b))
+/* How far off they may be: CUDA C++ Programming Guide, "Mathematical Functions". Of the fast ones (__expf) there is none here:
+ * their errors grow with the argument. Macros, since the C library has the names. */
+static inline float lks_emulation_expf(float a)
+{
+    return lks_emulation_off(expf(a), a);
+}
+static inline float lks_emulation_tanhf(float a)
+{
+    float y = lks_emulation_off(tanhf(a), a);
+    return y > 1 ? 1.0f : y < -1 ? -1.0f : y; /* NaN stays */
+}
+#define expf lks_emulation_expf
+#define tanhf lks_emulation_tanhf
+/* Not to be fused with what it goes into. */
+template <typename T> static inline T lks_emulation_rounded(T x)
+{
+#ifdef __x86_64__
+    __asm__("" : "+x"(x));
+#else
+    __asm__("" : "+m"(x));
+#endif
+    return x;
+}
 static inline float __fmaf_rn(float a, float b, float c)
 {
     return fmaf(a, b, c);
@@ -309,15 +337,15 @@ static inline double __fma_rn(double a, double b, double c)
 }
 static inline float __fadd_rn(float a, float b)
 {
-    return a + b;
+    return lks_emulation_rounded(a + b);
 }
 static inline float __fsub_rn(float a, float b)
 {
-    return a - b;
+    return lks_emulation_rounded(a - b);
 }
 static inline float __fmul_rn(float a, float b)
 {
-    return a * b;
+    return lks_emulation_rounded(a * b);
 }
 static inline float __fdiv_rn(float a, float b)
 {
@@ -333,11 +361,11 @@ static inline float __frcp_rn(float a)
 }
 static inline double __dadd_rn(double a, double b)
 {
-    return a + b;
+    return lks_emulation_rounded(a + b);
 }
 static inline double __dmul_rn(double a, double b)
 {
-    return a * b;
+    return lks_emulation_rounded(a * b);
 }
 static inline float __fdividef(float a, float b)
 {

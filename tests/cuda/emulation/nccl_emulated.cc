@@ -2,7 +2,8 @@
  *
  * A communicator is a file of shared memory that holds a ring of bytes for each pair of ranks. A group of
  * messages is one piece of work of a stream: it may run to its end when all its messages have come and gone.
- * As without blocking, what is begun is "in progress" until it is asked for, and a group reaches its stream only then. */
+ * As without blocking, what is begun is "in progress" until it is asked for, and a group reaches its stream only then.
+ * A rank's end waits until no other of its host is connected, and an abort reaches ranks of other hosts alone. */
 #include "devmem.h"
 #include "queue.h"
 
@@ -13,6 +14,7 @@
 #include <map>
 #include <nccl.h>
 #include <set>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +39,8 @@ struct ring {
 };
 
 struct card {
-    std::atomic<int> here;
+    std::atomic<pid_t> process; /* 0: not connected, or not any more */
+    char host[64];
     unsigned char device[sizeof(cudaUUID_t)];
 };
 
@@ -65,13 +68,20 @@ struct group {
     std::vector<transfer> transfers;
     std::vector<std::function<void()>> at_end;
     cudaStream_t stream = nullptr;
-    bool started = false;
+    bool started = false, silent = false;
 };
 
 uint64_t number_from(const char *name, uint64_t otherwise)
 {
     const char *text = getenv(name);
     return text && *text ? strtoull(text, nullptr, 10) : otherwise;
+}
+
+/* Of any communicator, also of one that could not be made. */
+std::string &last_said()
+{
+    static auto *const one = new std::string;
+    return *one;
 }
 
 struct communicator {
@@ -108,8 +118,19 @@ struct communicator {
     }
     ncclResult_t fail(ncclResult_t result, const std::string &text)
     {
-        said = text;
+        last_said() = said = text;
         return state = result;
+    }
+    bool is_beside(int r) { return !strcmp(of(r).host, of(rank).host); }
+    /* Another rank of this host that is still connected. */
+    bool has_company()
+    {
+        for (int r = 0; r < size; ++r) {
+            pid_t process = r == rank ? 0 : of(r).process.load();
+            if (process && is_beside(r) && !kill(process, 0))
+                return true;
+        }
+        return false;
     }
     ~communicator()
     {
@@ -224,7 +245,7 @@ bool reached_end(communicator &c, group &g)
     g.started = true;
     if (c.dead)
         return true;
-    if (c.silent || c.state > ncclSuccess)
+    if (g.silent || c.state > ncclSuccess)
         return false;
     while (move_all(c, g))
         ;
@@ -283,9 +304,10 @@ void get_on(const std::shared_ptr<communicator> &c)
     uint64_t error_after = number_from("LKS_EMULATION_NCCL_ERROR_AFTER", UINT64_MAX);
     if (c->state != ncclSuccess && c->state != ncclInProgress)
         return;
-    if (c->meeting().aborted.load())
-        (void)c->fail(ncclRemoteError, "rank " + std::to_string(c->meeting().aborted.load() - 1) +
-                                           " has closed its connections");
+    int aborted = c->meeting().aborted.load();
+    if (aborted && !c->is_beside(aborted - 1))
+        (void)c->fail(ncclRemoteError,
+                      "rank " + std::to_string(aborted - 1) + " has closed its connections");
     else if (c->groups > error_after)
         (void)c->fail(ncclSystemError, "an emulated error");
     else if (c->phase == communicator::JOINING)
@@ -388,7 +410,7 @@ const char *ncclGetErrorString(ncclResult_t result)
 
 const char *ncclGetLastError(ncclComm_t comm)
 {
-    return comm ? comm->it->said.c_str() : "";
+    return comm ? comm->it->said.c_str() : last_said().c_str();
 }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId *out)
@@ -425,6 +447,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int size, ncclUniqueId id, 
     *out = nullptr;
     if (size < 1 || rank < 0 || rank >= size || config->magic != 0xcafebeef || config->blocking)
         return ncclInvalidArgument;
+    last_said() = "an emulated network that is not there";
     if (number_from("LKS_EMULATION_NCCL_UNREACHABLE", 0))
         return ncclSystemError;
     auto c = std::make_shared<communicator>();
@@ -438,6 +461,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int size, ncclUniqueId id, 
         cudaGetDeviceProperties(&properties, device) != cudaSuccess)
         return ncclUnhandledCudaError;
     memcpy(c->of(rank).device, &properties.uuid, sizeof properties.uuid);
+    (void)gethostname(c->of(rank).host, sizeof c->of(rank).host - 1);
+    c->of(rank).process = getpid();
     if (!c->silent)
         ++c->meeting().arrived;
     *out = new ncclComm{c};
@@ -476,7 +501,7 @@ ncclResult_t ncclGroupEnd()
     if (c->dead || c->state != ncclSuccess)
         return c->dead ? ncclInvalidUsage : c->state;
     ++c->groups;
-    c->silent = c->groups > number_from("LKS_EMULATION_NCCL_SILENT_AFTER", UINT64_MAX);
+    g->silent = c->groups > number_from("LKS_EMULATION_NCCL_SILENT_AFTER", UINT64_MAX);
     c->given = std::move(g);
     c->asked = 0;
     return c->state = ncclInProgress;
@@ -564,14 +589,20 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm)
 
 static void forget(ncclComm_t comm)
 {
-    comm->it->dead = true;
-    (void)shm_unlink(comm->it->name.c_str());
-    delete comm;
+    std::shared_ptr<communicator> c = comm->it;
+    {
+        LKS_CALL;
+        c->dead = true;
+        c->of(c->rank).process = 0;
+        (void)shm_unlink(c->name.c_str());
+        delete comm;
+    }
+    while (c->has_company())
+        usleep(1000);
 }
 
 ncclResult_t ncclCommDestroy(ncclComm_t comm)
 {
-    LKS_CALL;
     if (comm->it->phase != communicator::LEAVING || comm->it->state != ncclSuccess)
         fprintf(stderr, "emulation: NCCL: a communicator is destroyed that was not finalized\n");
     forget(comm);
@@ -580,7 +611,6 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
 
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
-    LKS_CALL;
     int none = 0;
     if (current().depth) {
         fprintf(stderr, "emulation: NCCL: an abort within a group, which waits for its end\n");

@@ -36,6 +36,8 @@ struct CUevent_st {
 struct CUgraph_st {
     std::vector<std::function<void()>> work;
     CUstream_st *origin = nullptr;
+    bool relaxed = false; /* the mode */
+    bool invalid = false; /* something was done that a capture does not allow: its end says so */
     std::map<CUstream_st *, size_t> given,
         joined; /* per stream: nodes given; of these waited for */
 };
@@ -134,6 +136,35 @@ bool advance()
     if (next.run)
         next.run();
     return true;
+}
+
+/* Asking after work that is being captured, or waiting for it, is an error, and the capture comes to nothing. */
+cudaError_t refuse_capture(CUgraph_st *graph, cudaError_t error)
+{
+    graph->invalid = true;
+    return error;
+}
+
+/* Whether the graph is still being captured: an event of one that has ended is nothing's. */
+bool is_captured(const CUgraph_st *graph)
+{
+    for (const CUstream_st *stream : all().streams)
+        if (stream->graph == graph)
+            return true;
+    return false;
+}
+
+cudaError_t refuse_event(const CUevent_st *event)
+{
+    return is_captured(event->graph) ? refuse_capture(event->graph, cudaErrorCapturedEvent)
+                                     : cudaErrorCapturedEvent;
+}
+
+void invalidate_all()
+{
+    for (CUstream_st *stream : all().streams)
+        if (stream->graph)
+            stream->graph->invalid = true;
 }
 
 template <typename F> void advance_until(F reached)
@@ -252,7 +283,7 @@ cudaError_t lks_queue_finish(cudaStream_t given)
     CUstream_st *stream = stream_of(given);
     lks_emulation_count().waits += !stream->items.empty();
     if (stream->graph)
-        return cudaErrorStreamCaptureUnsupported;
+        return refuse_capture(stream->graph, cudaErrorStreamCaptureUnsupported);
     if (stream == &all().legacy) {
         advance_until([] { return false; });
         return cudaSuccess;
@@ -264,10 +295,21 @@ cudaError_t lks_queue_finish(cudaStream_t given)
 cudaError_t lks_queue_finish_all()
 {
     ++lks_emulation_count().waits;
-    if (lks_queue_recording_any())
+    if (lks_queue_recording_any()) {
+        invalidate_all();
         return cudaErrorStreamCaptureUnsupported;
+    }
     advance_until([] { return false; });
     return cudaSuccess;
+}
+
+cudaError_t lks_queue_unsafe()
+{
+    cudaError_t error = cudaSuccess;
+    for (CUstream_st *stream : all().streams)
+        if (stream->graph && !stream->graph->relaxed)
+            error = refuse_capture(stream->graph, cudaErrorStreamCaptureUnsupported);
+    return error;
 }
 
 bool lks_queue_recording(cudaStream_t stream)
@@ -290,6 +332,11 @@ static bool refuse(const lks_emulation_kernel &kernel, const std::string &why)
     fprintf(stderr, "emulation: kernel %s (%s:%d): %s\n", kernel.name, kernel.file, kernel.line,
             why.c_str());
     return false;
+}
+
+int lks_emulation_shared_bytes()
+{
+    return lks_emulation_get_settings().capability < 9 ? 99 << 10 : (int)LKS_BLOCK_SHARED_BYTES;
 }
 
 static bool fits(const lks_emulation_kernel &kernel)
@@ -368,7 +415,7 @@ cudaError_t cudaFuncSetAttribute(const void *function, cudaFuncAttribute attribu
 {
     LKS_CALL;
     if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
-        if (value < 0 || value > LKS_BLOCK_SHARED_BYTES)
+        if (value < 0 || value > lks_emulation_shared_bytes())
             return lks_queue_result(cudaErrorInvalidValue);
         all().shared_limits[function] = value;
     }
@@ -415,6 +462,8 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
     LKS_CALL;
     CUstream_st *s = stream_of(stream);
+    if (s->graph)
+        return lks_queue_result(refuse_capture(s->graph, cudaErrorStreamCaptureUnsupported));
     bool turn = false; /* each look lets a piece of work run, so that who looks in a loop gets on */
     advance_until([&] { return std::exchange(turn, true); });
     return lks_queue_result(s->items.empty() ? cudaSuccess : cudaErrorNotReady);
@@ -431,7 +480,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t given, cudaEvent_t event, unsigned)
     LKS_CALL;
     CUstream_st *stream = stream_of(given);
     if (event->graph) {
-        if (stream->graph && stream->graph != event->graph)
+        if (!is_captured(event->graph) || (stream->graph && stream->graph != event->graph))
             return lks_queue_result(cudaErrorStreamCaptureIsolation);
         stream->graph = event->graph;
         size_t &joined = event->graph->joined[event->captured];
@@ -440,8 +489,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t given, cudaEvent_t event, unsigned)
             event->graph->given[stream] = 1; /* the wait itself */
         return lks_queue_result(cudaSuccess);
     }
-    if (stream->graph) /* of work before the capture */
-        return lks_queue_result(event->recorded ? cudaErrorStreamCaptureIsolation : cudaSuccess);
+    if (stream->graph && event->recorded) /* of work before the capture */
+        return lks_queue_result(refuse_capture(stream->graph, cudaErrorStreamCaptureIsolation));
+    if (stream->graph)
+        return lks_queue_result(cudaSuccess);
     if (event->recorded)
         stream->items.push_back({nullptr, event, event->recorded});
     if (!lks_emulation_get_settings().defer || stream == &all().legacy)
@@ -546,7 +597,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     LKS_CALL;
     if (event->graph)
-        return lks_queue_result(cudaErrorCapturedEvent);
+        return lks_queue_result(refuse_event(event));
     lks_emulation_count().event_waits += event->done < event->recorded;
     advance_until([&] { return event->done >= event->recorded; });
     return lks_queue_result(cudaSuccess);
@@ -556,7 +607,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 {
     LKS_CALL;
     if (event->graph)
-        return lks_queue_result(cudaErrorCapturedEvent);
+        return lks_queue_result(refuse_event(event));
     bool turn = false;
     advance_until([&] { return std::exchange(turn, true); });
     return lks_queue_result(event->done >= event->recorded ? cudaSuccess : cudaErrorNotReady);
@@ -571,7 +622,7 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEven
     return lks_queue_result(cudaSuccess);
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode)
 {
     LKS_CALL;
     if (stream_of(stream) == &all().legacy)
@@ -580,6 +631,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
         return lks_queue_result(cudaErrorIllegalState);
     stream->graph = new CUgraph_st;
     stream->graph->origin = stream;
+    stream->graph->relaxed = mode == cudaStreamCaptureModeRelaxed;
     return lks_queue_result(cudaSuccess);
 }
 
@@ -596,9 +648,11 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
     for (CUstream_st *other : all().streams)
         if (other->graph == graph)
             other->graph = nullptr;
-    if (!joined) {
+    if (!joined || graph->invalid) {
+        bool invalid = graph->invalid;
         delete graph;
-        return lks_queue_result(cudaErrorStreamCaptureUnjoined);
+        return lks_queue_result(invalid ? cudaErrorStreamCaptureInvalidated
+                                        : cudaErrorStreamCaptureUnjoined);
     }
     *out = graph;
     return lks_queue_result(cudaSuccess);

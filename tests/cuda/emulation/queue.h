@@ -16,6 +16,8 @@ struct lks_emulation_settings {
     int devices, multiprocessors, capability;
 };
 const lks_emulation_settings &lks_emulation_get_settings();
+/* Of a block, at most: of capability 8 the least there is (8.6, 8.9). */
+int lks_emulation_shared_bytes();
 
 /* What calls return from now on when a kernel failed (sticky), else `error`, which
  * cudaGetLastError then tells. */
@@ -42,5 +44,8 @@ cudaError_t lks_queue_finish(cudaStream_t stream);
 cudaError_t lks_queue_finish_all();
 bool lks_queue_recording(cudaStream_t stream);
 bool lks_queue_recording_any();
+/* Before calls that only a relaxed capture allows (memory taken and given back): the error where another is under way, which
+ * comes to nothing then. */
+cudaError_t lks_queue_unsafe();
 
 #endif

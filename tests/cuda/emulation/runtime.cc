@@ -106,8 +106,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int device)
     size_t available = 0;
     lks_devmem_free_bytes(&available, &out->totalGlobalMem);
     out->sharedMemPerBlock = 48 << 10;
-    out->sharedMemPerBlockOptin = LKS_BLOCK_SHARED_BYTES;
-    out->sharedMemPerMultiprocessor = LKS_BLOCK_SHARED_BYTES + 1024;
+    out->sharedMemPerBlockOptin = (size_t)lks_emulation_shared_bytes();
+    out->sharedMemPerMultiprocessor = out->sharedMemPerBlockOptin + 1024;
     out->reservedSharedMemPerBlock = 1024;
     out->regsPerBlock = out->regsPerMultiprocessor = 65536;
     out->warpSize = 32;
@@ -190,6 +190,8 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
     *out = nullptr;
     if (!bytes)
         LKS_RESULT(cudaSuccess);
+    if (lks_queue_unsafe() != cudaSuccess)
+        LKS_RESULT(cudaErrorStreamCaptureUnsupported);
     ++lks_emulation_count().allocations;
     *out = lks_devmem_take(bytes);
     LKS_RESULT(*out ? cudaSuccess : cudaErrorMemoryAllocation);
@@ -200,6 +202,8 @@ cudaError_t cudaFree(void *memory)
     LKS_CALL;
     if (!memory)
         LKS_RESULT(cudaSuccess);
+    if (lks_queue_unsafe() != cudaSuccess)
+        LKS_RESULT(cudaErrorStreamCaptureUnsupported);
     if (!lks_queue_recording_any())
         (void)lks_queue_finish_all();
     LKS_RESULT(lks_devmem_give(memory) ? cudaSuccess : cudaErrorInvalidValue);
@@ -208,6 +212,8 @@ cudaError_t cudaFree(void *memory)
 cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned)
 {
     LKS_CALL;
+    if (lks_queue_unsafe() != cudaSuccess)
+        LKS_RESULT(cudaErrorStreamCaptureUnsupported);
     ++lks_emulation_count().allocations;
     *out = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     if (*out)
@@ -360,16 +366,24 @@ cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *out, void *memory)
     static_assert(sizeof handle <= sizeof out->reserved);
     if (!lks_devmem_export(memory, &handle))
         LKS_RESULT(cudaErrorInvalidValue);
+    /* The driver's handle is for a whole piece of its own, where what is smaller may lie somewhere. */
+    if (handle.bytes % ((size_t)2 << 20)) {
+        fprintf(stderr, "emulation: a handle for memory that is no multiple of 2 MiB\n");
+        LKS_RESULT(cudaErrorInvalidValue);
+    }
     memset(out, 0, sizeof *out);
     memcpy(out->reserved, &handle, sizeof handle);
     LKS_RESULT(cudaSuccess);
 }
 
-cudaError_t cudaIpcOpenMemHandle(void **out, cudaIpcMemHandle_t given, unsigned)
+cudaError_t cudaIpcOpenMemHandle(void **out, cudaIpcMemHandle_t given, unsigned flags)
 {
     LKS_CALL;
     lks_devmem_handle handle;
     memcpy(&handle, given.reserved, sizeof handle);
+    *out = nullptr;
+    if (handle.process == getpid() || flags != cudaIpcMemLazyEnablePeerAccess)
+        LKS_RESULT(cudaErrorInvalidValue);
     *out = lks_devmem_import(handle);
     LKS_RESULT(*out ? cudaSuccess : cudaErrorMapBufferObjectFailed);
 }
@@ -404,6 +418,12 @@ const char *cudaGetErrorName(cudaError_t error)
         return "cudaErrorLaunchFailure";
     case cudaErrorStreamCaptureUnsupported:
         return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated:
+        return "cudaErrorStreamCaptureInvalidated";
+    case cudaErrorCapturedEvent:
+        return "cudaErrorCapturedEvent";
+    case cudaErrorHostMemoryAlreadyRegistered:
+        return "cudaErrorHostMemoryAlreadyRegistered";
     case cudaErrorStreamCaptureUnjoined:
         return "cudaErrorStreamCaptureUnjoined";
     case cudaErrorStreamCaptureIsolation:

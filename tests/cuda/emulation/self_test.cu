@@ -50,6 +50,12 @@ __global__ void read_at(const float *x, int64_t at, float *y)
     y[threadIdx.x] = x[at];
 }
 
+__global__ void read_four_at(const float *x, int64_t at, float *y)
+{
+    float4 four = *reinterpret_cast<const float4 *>(x + at);
+    y[threadIdx.x] = four.x + four.y + four.z + four.w;
+}
+
 __global__ void stay_away(int *y)
 {
     if (threadIdx.x % 64 < 40)
@@ -254,6 +260,18 @@ START_TEST(test_out_of_bounds)
 }
 END_TEST
 
+START_TEST(test_misaligned)
+{
+    float *x = device_array<float>(16), *y = device_array<float>(32);
+    float zeros[16] = {};
+    upload(x, zeros, 16);
+    LKS_LAUNCH(read_four_at, 1, 32, 0, nullptr, x, (int64_t)4, y);
+    expect_sound();
+    LKS_LAUNCH(read_four_at, 1, 32, 0, nullptr, x, (int64_t)2, y);
+    expect_fault({"read_four_at", "self_test.cu", "not 16-byte aligned"});
+}
+END_TEST
+
 START_TEST(test_standstill)
 {
     int *y = device_array<int>(128);
@@ -390,8 +408,6 @@ START_TEST(test_graph)
     cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
     LKS_LAUNCH(count_all, 2, 32, 0, stream, count);
     LKS_LAUNCH(count_all, 1, 32, 0, stream, count);
-    ck_assert_int_eq(cudaStreamSynchronize(stream), cudaErrorStreamCaptureUnsupported);
-    (void)cudaGetLastError();
     ck_assert_int_eq(cudaStreamEndCapture(stream, &graph), cudaSuccess);
     ck_assert_int_eq(cudaGraphInstantiate(&program, graph, 0), cudaSuccess);
     cudaGraphDestroy(graph);
@@ -404,10 +420,53 @@ START_TEST(test_graph)
 }
 END_TEST
 
+/* What a capture does not allow: it comes to nothing. */
+START_TEST(test_refused_captures)
+{
+    cudaStream_t stream;
+    cudaEvent_t before, during;
+    cudaGraph_t graph;
+    void *memory = nullptr;
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&before, cudaEventDisableTiming);
+    cudaEventCreateWithFlags(&during, cudaEventDisableTiming);
+    cudaEventRecord(before, stream);
+    bool relaxed = _i == 4;
+    cudaStreamBeginCapture(stream, relaxed ? cudaStreamCaptureModeRelaxed
+                                           : cudaStreamCaptureModeThreadLocal);
+    switch (_i) {
+    case 0:
+        ck_assert_int_eq(cudaStreamSynchronize(stream), cudaErrorStreamCaptureUnsupported);
+        break;
+    case 1:
+        ck_assert_int_eq(cudaStreamWaitEvent(stream, before, 0), cudaErrorStreamCaptureIsolation);
+        break;
+    case 2:
+        cudaEventRecord(during, stream);
+        ck_assert_int_eq(cudaEventQuery(during), cudaErrorCapturedEvent);
+        break;
+    case 3:
+        ck_assert_int_eq(cudaMalloc(&memory, 8), cudaErrorStreamCaptureUnsupported);
+        break;
+    default:
+        ck_assert_int_eq(cudaMalloc(&memory, 8), cudaSuccess);
+    }
+    ck_assert_int_eq(cudaStreamEndCapture(stream, &graph),
+                     relaxed ? cudaSuccess : cudaErrorStreamCaptureInvalidated);
+    ck_assert(relaxed == (graph != nullptr));
+    if (graph != nullptr)
+        cudaGraphDestroy(graph);
+    cudaEventDestroy(before);
+    cudaEventDestroy(during);
+    cudaStreamDestroy(stream);
+}
+END_TEST
+
 /* The host cannot touch device memory. */
 START_TEST(test_out_of_reach)
 {
     volatile float *y = device_array<float>(4);
+    signal(SIGSEGV, SIG_DFL); /* a sanitizer has a handler of its own */
     y[1] = 2;
 }
 END_TEST
@@ -421,6 +480,7 @@ int main(void)
     tcase_add_test(all, test_missing_barrier);
     tcase_add_test(all, test_missing_syncwarp);
     tcase_add_loop_test(all, test_out_of_bounds, 0, 5);
+    tcase_add_test(all, test_misaligned);
     tcase_add_loop_test(all, test_standstill, 0, 2);
     tcase_add_loop_test(all, test_divergent_shuffle, 0, 2);
     tcase_add_test(all, test_float_race);
@@ -429,6 +489,7 @@ int main(void)
     tcase_add_loop_test(all, test_tensor_cores, 0, 2);
     tcase_add_test(all, test_streams);
     tcase_add_test(all, test_graph);
+    tcase_add_loop_test(all, test_refused_captures, 0, 5);
     tcase_add_test_raise_signal(all, test_out_of_reach, SIGSEGV);
     suite_add_tcase(suite, all);
     SRunner *runner = srunner_create(suite);

@@ -3,6 +3,8 @@
 #include "access.h"
 #include "block.h"
 
+#include <algorithm>
+#include <math.h>
 #include <string.h>
 
 static float float_of(uint32_t bits)
@@ -84,14 +86,55 @@ static const lks_emulation_mma *mma_of(const lks_warp_lane *lane)
     return reinterpret_cast<const lks_emulation_mma *>(lane->in);
 }
 
+/* 2^exponent_of(x) <= |x|; less than all others for 0. */
+static int exponent_of(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (int)(bits >> 52 & 0x7ff) - 1023;
+}
+
+static double power_of_two(int exponent)
+{
+    uint64_t bits = (uint64_t)(exponent + 1023) << 52;
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static float toward_zero(double x)
+{
+    float nearest = (float)x;
+    return fabs((double)nearest) > fabs(x) ? nextafterf(nearest, 0) : nearest;
+}
+
+/* As tensor cores do (Fasi, Higham, Mikaitis and Pranesh 2021): all terms at once, each cut off below the last bit of f32
+ * that the largest has, of which later ones keep a bit or two more; the sum is cut off as well. */
+static float add_terms(const double *term, int count)
+{
+    int largest = -1023;
+    double sum = 0;
+    for (int i = 0; i < count; ++i) {
+        largest = std::max(largest, exponent_of(term[i]));
+        sum += term[i];
+    }
+    if (largest > 126 || largest < -100) /* infinite, not a number, or about to be nothing */
+        return (float)sum;
+    double units = power_of_two(23 - largest);
+    int64_t whole = 0;
+    for (int i = 0; i < count; ++i)
+        whole += (int64_t)(term[i] * units);
+    return toward_zero((double)whole * power_of_two(largest - 23));
+}
+
 static void multiply(lks_warp_lane *const *lanes, product *p, int depth)
 {
     for (int row = 0; row < 16; ++row)
         for (int column = 0; column < 8; ++column) {
-            float sum = 0;
+            double term[17] = {(double)p->d[row][column]};
             for (int k = 0; k < depth; ++k)
-                sum += p->a[row][k] * p->b[k][column];
-            p->d[row][column] += sum;
+                term[k + 1] = (double)p->a[row][k] * (double)p->b[k][column];
+            p->d[row][column] = add_terms(term, depth + 1);
         }
     for (int lane = 0; lane < 32; ++lane) {
         int row = lane / 4, column = lane % 4 * 2;
