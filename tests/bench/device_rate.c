@@ -1,4 +1,4 @@
-/* What a device can do at most, the best of some rounds:
+/* What a device can do: the best and the worst of some rounds, each long enough for its clocks and its power to settle:
  *     bench_device_rate DEVICE f32|bf16 [N]   products of N x N x N, in TFLOP/s
  *     bench_device_rate DEVICE copy [N]       copies of N x N f32 within its memory, in GB/s read and written */
 #include "kernels/device.h"
@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROUNDS = 5, REPEATS = 10 };
+enum { ROUNDS = 5 };
+static const double WARM_SECONDS = 0.5, ROUND_SECONDS = 0.4;
 
 typedef struct rate {
     lks_device *device;
@@ -71,17 +72,41 @@ static lks_status work(const rate *r)
                      : lks_device_copy(r->device, r->a, r->b, r->bytes);
 }
 
-static lks_status measure(const rate *r, double *best)
+static lks_status work_some(const rate *r, uint64_t times, double *seconds)
 {
-    for (int round = 0; round <= ROUNDS; ++round) {
-        LKS_TRY(lks_device_synchronize(r->device));
-        uint64_t start = lks_clock_ns();
-        for (int i = 0; i < REPEATS; ++i)
-            LKS_TRY(work(r));
-        LKS_TRY(lks_device_synchronize(r->device));
-        double found = r->work * REPEATS / lks_clock_seconds_since(start);
-        if (round > 0 && found > *best) /* the first warms up */
-            *best = found;
+    LKS_TRY(lks_device_synchronize(r->device));
+    uint64_t start = lks_clock_ns();
+    for (uint64_t i = 0; i < times; ++i)
+        LKS_TRY(work(r));
+    LKS_TRY(lks_device_synchronize(r->device));
+    *seconds = lks_clock_seconds_since(start);
+    return LKS_OK;
+}
+
+/* Warms up, and finds how many times fill a round. */
+static lks_status find_times(const rate *r, uint64_t *times)
+{
+    uint64_t start = lks_clock_ns();
+    double seconds = 0;
+    for (*times = 1;; *times *= seconds < ROUND_SECONDS / 2 ? 2 : 1) {
+        LKS_TRY(work_some(r, *times, &seconds));
+        if (seconds >= ROUND_SECONDS / 2 && lks_clock_seconds_since(start) >= WARM_SECONDS)
+            break;
+    }
+    *times = 1 + (uint64_t)((double)*times * ROUND_SECONDS / seconds);
+    return LKS_OK;
+}
+
+static lks_status measure(const rate *r, double *best, double *worst)
+{
+    uint64_t times = 0;
+    LKS_TRY(find_times(r, &times));
+    for (int round = 0; round < ROUNDS; ++round) {
+        double seconds = 0;
+        LKS_TRY(work_some(r, times, &seconds));
+        double found = r->work * (double)times / seconds;
+        *best = found > *best ? found : *best;
+        *worst = round == 0 || found < *worst ? found : *worst;
     }
     return LKS_OK;
 }
@@ -102,7 +127,7 @@ static void rate_close(rate *r)
 int main(int argc, char **argv)
 {
     rate r = {0};
-    double best = 0;
+    double best = 0, worst = 0;
     lks_dtype dtype = LKS_NONE;
     bool copies = argc > 2 && !strcmp(argv[2], "copy");
     int64_t n = argc > 3 ? atoll(argv[3]) : 8192;
@@ -114,12 +139,13 @@ int main(int argc, char **argv)
     }
     lks_status status = rate_open(&r, argv[1], dtype, n);
     if (status == LKS_OK)
-        status = measure(&r, &best);
+        status = measure(&r, &best, &worst);
     rate_close(&r);
     if (status != LKS_OK) {
         fprintf(stderr, "%s\n", lks_status_message());
         return (int)status;
     }
-    printf("%.3f\n", best / (copies ? 1e9 : 1e12));
+    double unit = copies ? 1e9 : 1e12;
+    printf("%.3f %.3f\n", best / unit, worst / unit);
     return 0;
 }

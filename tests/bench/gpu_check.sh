@@ -2,7 +2,7 @@
 # scripts/gpu-check, every part to its end with sizes that mean nothing: the device is the emulated one, and nvidia-smi,
 # compute-sanitizer and the Python with PyTorch are stand-ins.
 #   gpu_check.sh GPU_CHECK LOCKSTEP MAKE_DATA BUILD MODULES
-gpu_check=$(realpath "$1") LOCKSTEP=$2 MAKE_DATA=$3 build=$(realpath "$4") modules=$(realpath "$5")
+gpu_check=$(realpath "$1") source_root=$(dirname "$(dirname "$(realpath "$1")")") LOCKSTEP=$2 MAKE_DATA=$3 build=$(realpath "$4") modules=$(realpath "$5")
 # shellcheck source=tests/tools/common.sh
 . "$(dirname "$(realpath "$0")")/../tools/common.sh"
 export LKS_MODULES=$modules LKS_EMULATION_RACES=0
@@ -52,11 +52,12 @@ run() {
 row() { check "$1 has the row $2" grep -Eq "$2" "$1.out"; }
 
 run checks 0 --only conformance --only golden --only bits --output table
-row checks 'every op, f32 and bf16: conformance_kernels_b  *ok  [0-9]+ s$'
+row checks 'every op, f32 and bf16: squared error  *ok  [0-9]+ s; [1-9][0-9]* checks$'
 row checks "losses as the CPU's, to 1e-4  *ok"
 row checks 'golden, f32 beside f64: mlp-classification  *ok'
 row checks 'bf16: the same bits on 4 ranks, link staged  *ok'
-row checks 'link nccl  *not run  it needs two devices'
+row checks 'bf16: the same bits through NCCL, alone  *ok'
+row checks 'link nccl between ranks  *not run  it needs two devices'
 check "no row says FAILED" test "$(grep -c FAILED checks.out)" = 0
 check "the table's file is what was printed" cmp table checks.out
 check "what the checks printed is kept" grep -q '^=== golden, f32 beside f64: mlp-classification: status 0' table.log
@@ -76,10 +77,10 @@ same "rounds in turn" "$(grep -oE 'round [0-9]: [A-Za-z]+( [a-z]+)?' speed.err |
   "lockstep PyTorch eager PyTorch compile lockstep PyTorch eager PyTorch compile "
 
 run sanitizer 0 --only memcheck --only racecheck
-row sanitizer 'compute-sanitizer memcheck: conformance_kernels_a  *ok'
-row sanitizer 'compute-sanitizer racecheck: conformance_kernels_b  *ok'
+row sanitizer 'compute-sanitizer memcheck: softmax  *ok'
+row sanitizer 'compute-sanitizer racecheck: squared error  *ok'
 SANITIZER_FINDS=racecheck run found 1 --only racecheck
-row found 'compute-sanitizer racecheck: conformance_kernels_b  *FAILED  status 9'
+row found 'compute-sanitizer racecheck: softmax  *FAILED  status 9'
 SANITIZER_FINDS=memcheck run unable 0 --only racecheck
 row unable 'compute-sanitizer  *not run  it fails on a single product'
 
@@ -109,13 +110,18 @@ stopped() {
   check "$1: nothing is left behind" test -z "$(ls temporary)"
 }
 stopped INT 130 memcheck 1
-stopped TERM 143 racecheck "$(find "$build/tests/conformance" -maxdepth 1 -name 'test_conformance_*' -type f -perm -u+x | wc -l)"
+stopped TERM 143 racecheck 2
 
 run late 1 --only conformance --seconds 1
-row late 'conformance_kernels_a  *not run  no time left'
+row late 'every op, f32 and bf16: softmax  *not run  no time left'
 run without 0 --only speed --python false --steps 3 --rounds 1
-row without 'PyTorch eager  *not run'
+row without 'lockstep: tokens per second'
 run misspelt 2 --only speeds
+# Its list of cases is that of the programs. (The elementary functions are the processor's.)
+cases_of() { sed -n 's/.*tcase_create("\(.*\)").*/\1/p' "$source_root"/tests/conformance/test_*.c | grep -vx 'vector math' | sort; }
+# shellcheck disable=SC2154
+listed() { eval "$(sed -n '/^cases_[ab]=/p' "$gpu_check")"; printf '%s\n' "${cases_a[@]}" "${cases_b[@]}" | sort; }
+same "the cases of the conformance programs" "$(cases_of)" "$(listed)"
 check "nothing is left behind" test -z "$(ls temporary)"
 
 say_result
