@@ -13,7 +13,7 @@ doctor_status=0
 
 doctor_run() {
   doctor_status=0
-  timeout 120 "${start[@]}" "$LOCKSTEP" doctor --json "$@" "${more[@]}" >out.json 2>err.txt || doctor_status=$?
+  timeout 300 "${start[@]}" "$LOCKSTEP" doctor --json "$@" "${more[@]}" >out.json 2>err.txt || doctor_status=$?
 }
 
 row() { python3 "$tools/row.py" out.json "$1" "$2"; }

@@ -30,7 +30,7 @@ line=$(python3 "$1/row.py" fewer.json world mend)
 echo "$line" >>line
 eval "$line --only world --json" >all.json
 JOB
-slurm_run timeout 100 salloc -N2 -n2 bash job.sh "$tools" >salloc.log 2>&1 || true
+slurm_run timeout 300 salloc -N2 -n2 bash job.sh "$tools" >salloc.log 2>&1 || true
 cat line
 field() { python3 "$tools/row.py" "$1.json" "$2" "$3"; }
 same "alone: nodes are asked by srun" ok "$(field alone hosts status)"

@@ -156,11 +156,11 @@ unset OMPI_MCA_btl
 # The output's reader
 if [ -w /dev/full ]; then
   status=0
-  timeout 60 "$LOCKSTEP" checkpoint digest whole >/dev/full 2>"$log" || status=$?
+  timeout 300 "$LOCKSTEP" checkpoint digest whole >/dev/full 2>"$log" || status=$?
   same 'a full disk under standard output: exit status' 74 $status
   same 'a full disk under standard output: one line' 1 "$(error_lines | grep -c 'standard output.*No space')"
   status=0
-  timeout 60 "$LOCKSTEP" config job.yaml >/dev/full 2>"$log" || status=$?
+  timeout 300 "$LOCKSTEP" config job.yaml >/dev/full 2>"$log" || status=$?
   same 'a full disk under config: exit status' 74 $status
 else
   echo 'skipped: /dev/full is not there'

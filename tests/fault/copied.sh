@@ -16,7 +16,7 @@ YAML
 train() { # RANKS RUN OPTIONS...
   local n=$1 run=$2
   shift 2
-  ranks "$n" timeout 60 "$LOCKSTEP" train job.yaml --run "$run" "$@" >"$run.log" 2>&1 || { cat "$run.log"; return 1; }
+  ranks "$n" timeout 300 "$LOCKSTEP" train job.yaml --run "$run" "$@" >"$run.log" 2>&1 || { cat "$run.log"; return 1; }
 }
 check 'straight' train 1 straight
 check 'half, at 4 ranks' train 4 half --set train.steps=5

@@ -26,11 +26,11 @@ checkpoint: {every_steps: 2, keep: 1, busy: wait, memory_every_steps: 0}
 report: {ledger: true}
 YAML
 
-# bounded N COMMAND...: on N ranks, for a minute at most.
+# bounded N COMMAND...: on N ranks, for five minutes at most.
 bounded() {
   local n=$1
   shift
-  if [ "$n" = 1 ]; then timeout 60 "$@"; else timeout 60 mpirun -n "$n" "$@"; fi
+  if [ "$n" = 1 ]; then timeout 300 "$@"; else timeout 300 mpirun -n "$n" "$@"; fi
 }
 
 # disturbed N RUN VARIABLE=VALUE...: trains with these set for the preloaded library, the log in

@@ -33,9 +33,9 @@ YAML
 fill() { dd if=/dev/zero of=disk/filler bs=4096 status=none 2>/dev/null || true; }
 newest() { find disk/run/checkpoints -path '*/step-????????/manifest.json' 2>/dev/null | sort | tail -n 1; }
 
-# soon COMMAND...: waits for it, a minute at most, while the job runs.
+# soon COMMAND...: waits for it, five minutes at most, while the job runs.
 soon() {
-  local end=$((SECONDS + 60))
+  local end=$((SECONDS + 300))
   until "$@"; do
     if [ $SECONDS -ge $end ] || ! kill -0 "$job" 2>/dev/null; then return 1; fi
     sleep 0.02
@@ -67,7 +67,7 @@ kept=$(digest "$saved")
 fill
 for n in 1 2; do
   status=0
-  ranks $n timeout 60 "$LOCKSTEP" train job.yaml --run disk/run >full.log 2>&1 || status=$?
+  ranks $n timeout 300 "$LOCKSTEP" train job.yaml --run disk/run >full.log 2>&1 || status=$?
   same "a start on a full disk, $n ranks" 74 "$status"
   check "a start on a full disk says so, $n ranks" grep -aq 'No space left on device' full.log
   same "and leaves the checkpoint, $n ranks" "$kept" "$(digest "$saved")"
@@ -75,8 +75,8 @@ done
 rm disk/filler
 
 goal=(--set train.steps=$((step + 60)))
-ranks 1 timeout 60 "$LOCKSTEP" train job.yaml --run disk/run "${goal[@]}" >again.log 2>&1
-ranks 1 timeout 60 "$LOCKSTEP" train job.yaml --run calm "${goal[@]}" >calm.log 2>&1
+ranks 1 timeout 300 "$LOCKSTEP" train job.yaml --run disk/run "${goal[@]}" >again.log 2>&1
+ranks 1 timeout 300 "$LOCKSTEP" train job.yaml --run calm "${goal[@]}" >calm.log 2>&1
 same 'the digest of a job that was never disturbed' "$(digest calm)" "$(digest disk/run)"
 same 'the losses, but for the step of the notice' "$(losses calm)" "$(losses disk/run | grep -v "^$((step % 40 ? step : 0)) ")"
 say_result

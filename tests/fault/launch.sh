@@ -49,14 +49,14 @@ early=0
 furthest() { sed -n 's/.*launch: .* after step \([0-9]*\);.*/\1/p' run.log | sort -n | tail -n 1; }
 kill_one() {
   local mpirun victims target
-  poll 60 running || return 1
+  poll 300 running || return 1
   # Every fifth kill meets ranks that have not begun; two in a row would be told from bad luck by nobody.
   if [ $((RANDOM % 5)) = 0 ] && [ $early = 0 ]; then
     early=1
   else
     early=0
-    poll 60 started "$1" || return 1
-    poll 60 stepped $(($(furthest) + RANDOM % 9)) || return 1
+    poll 300 started "$1" || return 1
+    poll 300 stepped $(($(furthest) + RANDOM % 9)) || return 1
   fi
   note_segments
   mpirun=$(mpirun_of)
@@ -66,7 +66,7 @@ kill_one() {
   kill -KILL "$target" 2>/dev/null || return 0
   killed=$((killed + 1))
   [ "$target" != "$mpirun" ] || killed_mpirun=$((killed_mpirun + 1))
-  poll 60 changed "$mpirun"
+  poll 300 changed "$mpirun"
 }
 changed() { [ "$(mpirun_of)" != "$1" ]; }
 
@@ -95,7 +95,7 @@ killed=0 killed_mpirun=0
 while [ $killed -lt "$kills" ] && ! gone; do
   kill_one "$(starts)" || break
 done
-check "the run ends" poll 120 gone
+check "the run ends" poll 300 gone
 gone || kill -KILL "$launcher"
 status=0
 wait "$launcher" || status=$?
@@ -113,13 +113,13 @@ echo "$killed kills, $killed_mpirun of them of mpirun"
 rm -rf run
 exec_launch >again.log 2>&1 &
 launcher=$!
-check "it trains" poll 60 stepped 12
+check "it trains" poll 300 stepped 12
 note_segments
 mpirun=$(mpirun_of)
 kill -KILL "$launcher"
 wait "$launcher" 2>/dev/null || true
 mpirun_gone() { ! grep -qs '^State:.[^ZX]' "/proc/$mpirun/status"; }
-end=$((SECONDS + 20))
+end=$((SECONDS + 120))
 until mpirun_gone || [ $SECONDS -gt $end ]; do sleep 0.01; done
 check "mpirun does not outlive the launcher" mpirun_gone
 status=0
@@ -134,7 +134,7 @@ same "left over after the launcher was killed" none "${left:-none}"
 rm -rf run
 exec_launch >notice.log 2>&1 &
 launcher=$!
-check "it trains" poll 60 stepped 12
+check "it trains" poll 300 stepped 12
 kill -TERM "$launcher"
 status=0
 wait "$launcher" || status=$?
@@ -153,7 +153,7 @@ chmod +x mpirun.refuses
 for round in 1 2 3; do
   crowd=()
   for number in {1..60}; do
-    timeout 60 "$LOCKSTEP" launch --mpirun "$work/mpirun.refuses" -- train job.yaml --run "crowd-$number" >"crowd-$round-$number.log" 2>&1 &
+    timeout 300 "$LOCKSTEP" launch --mpirun "$work/mpirun.refuses" -- train job.yaml --run "crowd-$number" >"crowd-$round-$number.log" 2>&1 &
     crowd+=($!)
   done
   for one in "${crowd[@]}"; do

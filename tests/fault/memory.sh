@@ -42,16 +42,20 @@ moment() { read -rt 0.01 -u "$never" || true; }
 # more, and the disk has what $on_disk names; the newest step that may be whole in $step.
 on_disk=.
 kill_after() {
-  local goal n=$2 run=$3 program=${4:-$LOCKSTEP} process ranks
+  local goal before asked='' n=$2 run=$3 program=${4:-$LOCKSTEP} process ranks=''
   newest
-  goal=$((step + $1))
+  before=$step goal=$((step + $1))
   (exec_ranks "$n" "$program" train job.yaml --run "$run" >"$run.log" 2>&1) &
   process=$!
   while kill -0 $process 2>/dev/null && { [ $step -lt $goal ] || [ ! -e "$run/$on_disk" ]; }; do
     moment
     newest
+    # At the first copy, when all are there: nothing is to take time when the goal is reached.
+    if [ -z "$asked" ] && [ $step -gt $before ]; then
+      asked=1
+      ranks=$(pgrep -P $process || true)
+    fi
   done
-  ranks=$(pgrep -P $process || true)
   # shellcheck disable=SC2086
   kill -KILL $process $ranks 2>/dev/null || true
   wait $process 2>/dev/null || true

@@ -15,14 +15,14 @@ snapshot() {
   find . ! -type f | sort
 }
 
-# timed N ARGUMENTS...: the program on N ranks, never for more than a minute.
+# timed N ARGUMENTS...: the program on N ranks, never for more than five minutes.
 timed() {
   local n=$1
   shift
   if [ "$n" = 1 ]; then
-    timeout 60 "${program[@]}" "$@"
+    timeout 300 "${program[@]}" "$@"
   else
-    timeout 60 mpirun -n "$n" "${program[@]}" "$@"
+    timeout 300 mpirun -n "$n" "${program[@]}" "$@"
   fi
 }
 

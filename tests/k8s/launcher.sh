@@ -73,7 +73,7 @@ says() { grep -qs -- "$1" "$log" || is_over; }
 trains() { [ "0$(grep -cs grad_norm "$run/metrics.jsonl")" -ge "$1" ] || is_over; }
 ends() { # WHAT STATUS
   local status=0
-  cluster_until 100 is_over || kill -KILL "$pid"
+  cluster_until 300 is_over || kill -KILL "$pid"
   wait "$pid" || status=$?
   same "$1: exit status" "$2" "$status"
   [ "$status" = "$2" ] || tail -n 30 "$log"
@@ -89,7 +89,7 @@ run=late
 cluster_crash gpt-worker-1
 forget gpt-worker-1
 job late
-check 'late: waits' cluster_until 60 says 'waiting up to 600 s for gpt-worker-1.gpt.ml.svc'
+check 'late: waits' cluster_until 240 says 'waiting up to 600 s for gpt-worker-1.gpt.ml.svc'
 has 'late' '2 of 3 hosts answer'
 remember
 cluster_revive gpt-worker-1
@@ -101,8 +101,8 @@ same 'late: digest' "$wanted" "$(digest late)"
 
 run=preempted
 job first
-check 'preempted: trains' cluster_until 60 trains 15
-check 'preempted: the preStop command ends' timeout 60 env -i PATH="$PATH" \
+check 'preempted: trains' cluster_until 240 trains 15
+check 'preempted: the preStop command ends' timeout 240 env -i PATH="$PATH" \
   nsenter -t "${cluster_init[gpt-worker-2]}" --net --uts --ipc --mount --pid --root "${stop[@]}"
 left=$(cluster_run gpt-worker-2 pgrep -xl 'lockstep|orted' || true)
 same 'preempted: no rank is left in the worker' none "${left:-none}"
@@ -115,10 +115,10 @@ saved=$(digest "$run" | sed 's/.* step //')
 check "preempted: a checkpoint is saved (step $saved)" [ "$saved" -ge 15 ]
 # The kubelet starts the launcher's container again, the operator makes the worker again.
 job second
-check 'requeued: waits for the new worker' cluster_until 60 says 'waiting up to 600 s for gpt-worker-2.gpt.ml.svc'
+check 'requeued: waits for the new worker' cluster_until 240 says 'waiting up to 600 s for gpt-worker-2.gpt.ml.svc'
 remember
 cluster_revive gpt-worker-2
-check 'requeued: goes on' cluster_until 60 trains $((saved + 3))
+check 'requeued: goes on' cluster_until 240 trains $((saved + 3))
 has requeued '3 ranks on 3 nodes'
 
 # --- The launcher's pod is deleted, on top: TERM to its process 1
@@ -129,12 +129,12 @@ ends 'deleted: launcher' 75
 # --- The launcher's container is killed: the kubelet starts it again at once, while the ranks are still there
 
 job killed
-check 'killed: trains' cluster_until 60 trains $((saved + 20))
+check 'killed: trains' cluster_until 240 trains $((saved + 20))
 cluster_run launcher kill -KILL "$(cluster_run launcher pgrep -xo lockstep)"
-cluster_until 10 is_over || true
+cluster_until 60 is_over || true
 wait "$pid" || true
 job again
-check 'started again: goes on' cluster_until 60 says 'step [1-9][0-9]* of 240'
+check 'started again: goes on' cluster_until 240 says 'step [1-9][0-9]* of 240'
 has 'started again' 'step [1-9][0-9]* of 240'
 cluster_run launcher kill -USR2 "$(cluster_run launcher pgrep -xo lockstep)"
 ends 'started again' 75

@@ -113,6 +113,7 @@ slurm_boot='
     mkdir -p "$d/spool/node$k"
     unshare --uts --mount --propagation private bash -ec "
       hostname node$k
+      readlink /proc/self/ns/uts >\"$d/state/node$k.uts\"
       mount -t tmpfs -o size=512m tmpfs /dev/shm
       exec /usr/sbin/slurmd -c -N node$k -f \"\$SLURM_CONF\""
   done
@@ -130,7 +131,7 @@ slurm_run() {
 }
 
 slurm_idle() { # N
-  [ "$(slurm_run timeout 5 sinfo -h -N -p low -o %T 2>/dev/null | grep -c '^idle$')" = "$1" ]
+  [ "$(slurm_run timeout 20 sinfo -h -N -p low -o %T 2>/dev/null | grep -c '^idle$')" = "$1" ]
 }
 
 slurm_start() { # DIR N
@@ -140,16 +141,16 @@ slurm_start() { # DIR N
     bash -c "$slurm_boot" boot "$slurm_dir" "$2" </dev/null >"$slurm_dir/log/boot" 2>&1 &
   slurm_keeper=$!
   disown "$slurm_keeper"
-  slurm_until 20 test -e "$slurm_dir/state/up" || { cat "$slurm_dir"/log/* >&2; return 1; }
+  slurm_until 120 test -e "$slurm_dir/state/up" || { cat "$slurm_dir"/log/* >&2; return 1; }
   slurm_init=$(tr -d ' ' <"/proc/$slurm_keeper/task/$slurm_keeper/children")
-  slurm_until 30 slurm_idle "$2" || { tail -n 20 "$slurm_dir"/log/* >&2; return 1; }
+  slurm_until 120 slurm_idle "$2" || { tail -n 20 "$slurm_dir"/log/* >&2; return 1; }
 }
 
 slurm_user_signal() { # on|off
   sed -i '/^SlurmctldParameters=/d' "$slurm_dir/slurm.conf"
   [ "$1" = off ] || echo 'SlurmctldParameters=preempt_send_user_signal' >>"$slurm_dir/slurm.conf"
   slurm_run scontrol reconfigure
-  slurm_until 10 slurm_has_user_signal "$1"
+  slurm_until 60 slurm_has_user_signal "$1"
 }
 slurm_has_user_signal() {
   local now=off
@@ -157,18 +158,12 @@ slurm_has_user_signal() {
   [ "$now" = "$1" ]
 }
 
-# The processes of one node, as the cluster numbers them.
-slurm_pids() { # NODE
-  slurm_run bash -c '
-    for p in /proc/[0-9]*; do
-      [ "$(nsenter -t "${p#/proc/}" --uts hostname 2>/dev/null)" != "$1" ] || echo "${p#/proc/}"
-    done' pids "$1"
-}
-
-# Every process of a node at once; SLURM learns of it without its time-outs.
+# Every process of a node at once, found by its name's namespace; SLURM learns of it without its time-outs.
 slurm_lose() { # NODE
-  # shellcheck disable=SC2046
-  slurm_run kill -KILL $(slurm_pids "$1")
+  slurm_run bash -c '
+    pids() { find /proc -maxdepth 3 -path "/proc/[0-9]*/ns/uts" -lname "$1" 2>/dev/null | cut -d / -f 3; }
+    name=$(sed "s/[][]/\\\\&/g" "$1")
+    while left=$(pids "$name") && [ -n "$left" ]; do kill -KILL $left 2>/dev/null; done' lose "$slurm_dir/state/$1.uts"
   slurm_run scontrol update nodename="$1" state=down reason=lost
 }
 

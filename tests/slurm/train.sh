@@ -62,14 +62,14 @@ suffer() {
   local kind=$1 fault=$2 nodes=$3 ms=$4 restarts=$5 run=$2-$1 job start before
   shift 5
   job=$(submit "$ms" --output="$run.log" "$@" "${scripts[$kind]}" job.yaml --run "$run")
-  check "$run: trains" slurm_until 60 has_steps "$run" 20
+  check "$run: trains" slurm_until 180 has_steps "$run" 20
   start=$(now)
   "fault_${fault%%-*}" "$job" "$nodes" "$run"
   check "$run: starts again" slurm_until 240 has_starts "$run" 2
   before=$(steps "$run")
-  check "$run: trains again" slurm_until 60 has_steps "$run" $((before + 1))
+  check "$run: trains again" slurm_until 180 has_steps "$run" $((before + 1))
   awk -v run="$run" -v a="$start" -v b="$(now)" 'BEGIN { printf "%-32s %5.1f s\n", run, b - a }' >"$run.seconds"
-  check "$run: ends" slurm_until 90 is_over "$job"
+  check "$run: ends" slurm_until 240 is_over "$job"
   [[ $fault != @(notice|time|preempted*) ]] || check "$run: had saved" grep -qm 1 'status 75' "$run/requeues"
   same "$run: state" COMPLETED "$(field "$job" JobState)"
   same "$run: digest" "$wanted" "$(digest "$run")"
@@ -79,20 +79,20 @@ suffer() {
 # As suffer, for a job that must not come back.
 cancel() { # KIND
   local run=cancel-$1
-  submit 30 --output="$run.log" --nodelist='node[5-6]' "${scripts[$1]}" job.yaml --run "$run" >"$run.job"
-  check "$run: trains" slurm_until 60 has_steps "$run" 20
+  submit 50 --output="$run.log" --nodelist='node[5-6]' "${scripts[$1]}" job.yaml --run "$run" >"$run.job"
+  check "$run: trains" slurm_until 180 has_steps "$run" 20
   slurm_run scancel "$(cat "$run.job")"
-  check "$run: is cancelled" slurm_until 60 is_state "$(cat "$run.job")" CANCELLED
+  check "$run: is cancelled" slurm_until 180 is_state "$(cat "$run.job")" CANCELLED
 }
 
 array() {
   local job i
-  job=$(submit 30 --array=1-2 --output=array-%a.log --nodelist='node[5-6]' "${scripts[mpirun]}" job.yaml --run array-%a \
+  job=$(submit 50 --array=1-2 --output=array-%a.log --nodelist='node[5-6]' "${scripts[mpirun]}" job.yaml --run array-%a \
     --set train.seed=%a)
-  check "array: both train" slurm_until 60 has_steps array-1 20
+  check "array: both train" slurm_until 180 has_steps array-1 20
   slurm_run scancel --batch --signal=USR2 "${job}_1"
   for i in 1 2; do
-    check "array: task $i ends" slurm_until 90 is_over "${job}_$i"
+    check "array: task $i ends" slurm_until 240 is_over "${job}_$i"
     same "array: digest of task $i" "$(digest alone-$i)" "$(digest array-$i)"
   done
   same "array: only the task with a notice was requeued" '1 0' "$(field "${job}_1" Restarts) $(field "${job}_2" Restarts)"
@@ -102,7 +102,7 @@ printed() { # KIND-OF-PRINT
   local run=printed-$1 job=
   job=$("$LOCKSTEP" launch --print "$1" --nodes 2 --ranks-per-node 2 --name "$run" --partition low --time 0:10:00 \
     --sbatch output="$run.log" --sbatch=exclude='node[1-4]' -- train job.yaml --run "$run" | slurm_run sbatch --parsable)
-  check "$run: ends" slurm_until 90 is_over "$job"
+  check "$run: ends" slurm_until 240 is_over "$job"
   same "$run: digest" "$wanted" "$(digest "$run")"
   check "$run: 4 ranks on 2 nodes" grep -q '4 ranks on 2 nodes' "$run.log"
 }
@@ -113,7 +113,7 @@ no_progress() {
   printf '#!/bin/sh\nexit 75\n' >idle
   chmod +x idle
   job=$(slurm_run env LOCKSTEP="$work/idle" sbatch --parsable --output=idle.log "${scripts[mpirun]}" job.yaml --run idle-run)
-  check "no progress: ends" slurm_until 90 is_over "$job"
+  check "no progress: ends" slurm_until 240 is_over "$job"
   same "no progress: after two requeues" 'FAILED 2' "$(field "$job" JobState) $(field "$job" Restarts)"
   check "no progress: says so" grep -q 'three starts in a row saved nothing newer' idle.log
 }
@@ -126,7 +126,7 @@ refusals() {
   check "srun without --mpi: nothing is trained" [ ! -e strangers ]
   for kind in mpirun srun; do
     job=$(submit 0 --array=1-2 --output="no-a-$kind-%a.log" "${scripts[$kind]}" job.yaml --run joint)
-    check "$kind: an array in one run directory ends" slurm_until 60 is_over "${job}_2"
+    check "$kind: an array in one run directory ends" slurm_until 240 is_over "${job}_2"
     same "$kind: and is refused" '2:0' "$(field "${job}_2" ExitCode)"
     check "$kind: it says what to do" grep -q 'need a run directory each: --run joint-%a' "no-a-$kind-2.log"
   done
@@ -164,31 +164,31 @@ done
 late=("${pids[@]}")
 pids=()
 begin refusals
-begin suffer mpirun notice 'node[1-2]' 30 1 --nodelist='node[1-2]'
-begin suffer srun notice 'node[3-4]' 30 1 --nodelist='node[3-4]'
-begin suffer mpirun requeue 'node[1-2]' 30 1 --nodelist='node[1-2]'
-begin suffer srun requeue 'node[3-4]' 30 1 --nodelist='node[3-4]'
+begin suffer mpirun notice 'node[1-2]' 50 1 --nodelist='node[1-2]'
+begin suffer srun notice 'node[3-4]' 50 1 --nodelist='node[3-4]'
+begin suffer mpirun requeue 'node[1-2]' 50 1 --nodelist='node[1-2]'
+begin suffer srun requeue 'node[3-4]' 50 1 --nodelist='node[3-4]'
 wait "${pids[@]}"
 pids=()
-begin suffer mpirun preempted 'node[1-2]' 30 1 --nodelist='node[1-2]'
-begin suffer srun preempted 'node[3-4]' 30 1 --nodelist='node[3-4]'
-begin suffer srun rank_killed '' 30 0 --nodelist='node[5-6]'
+begin suffer mpirun preempted 'node[1-2]' 50 1 --nodelist='node[1-2]'
+begin suffer srun preempted 'node[3-4]' 50 1 --nodelist='node[3-4]'
+begin suffer srun rank_killed '' 50 0 --nodelist='node[5-6]'
 begin array
 begin no_progress
 wait "${pids[@]}"
 slurm_user_signal on
 pids=()
-begin suffer mpirun preempted-signal 'node[1-2]' 30 1 --nodelist='node[1-2]'
-begin suffer srun preempted-signal 'node[3-4]' 30 1 --nodelist='node[3-4]'
+begin suffer mpirun preempted-signal 'node[1-2]' 50 1 --nodelist='node[1-2]'
+begin suffer srun preempted-signal 'node[3-4]' 50 1 --nodelist='node[3-4]'
 begin cancel mpirun
 begin cancel srun
 begin printed slurm
 begin printed slurm-srun
 wait "${pids[@]}" "${late[@]}"
 pids=()
-begin suffer mpirun node_lost-kept '' 30 0 --nodelist='node[1-2]' --no-kill
-begin suffer mpirun node_lost '' 30 1 --exclude='node[1-2,6-8]'
-begin suffer srun node_lost '' 30 1 --exclude='node[1-5]'
+begin suffer mpirun node_lost-kept '' 100 0 --nodelist='node[1-2]' --no-kill
+begin suffer mpirun node_lost '' 100 1 --exclude='node[1-2,6-8]'
+begin suffer srun node_lost '' 100 1 --exclude='node[1-5]'
 finish
 for kind in mpirun srun; do
   same "cancel-$kind: does not come back" 'CANCELLED 0' \
