@@ -82,16 +82,19 @@ static void read_hosts(tally *t, lks_look *out, const lks_hosts *hosts, const bo
     }
 }
 
-static const lks_host *host_of(int rank, const lks_hosts *hosts, const bool *usable, int per_slot,
-                               int ranks)
+static void name_hosts(const tally *t, lks_look *out, const lks_hosts *hosts, const bool *usable,
+                       int per_slot)
 {
-    int end = 0;
+    int rank = 0;
     for (size_t i = 0; i < hosts->count; ++i) {
-        end = end_of_share(&hosts->items[i], usable[i], per_slot, end, ranks);
+        const lks_host *host = &hosts->items[i];
+        int end = end_of_share(host, usable[i], per_slot, rank, t->ranks);
+        while (rank < end && t->found[rank])
+            ++rank;
         if (rank < end)
-            return &hosts->items[i];
+            lks_text_append(&out->on, "%s%s", out->on.length ? ", " : "", host->name);
+        rank = end;
     }
-    return NULL;
 }
 
 lks_status lks_look_read(lks_look *out, const lks_hosts *hosts, const bool *usable, int per_slot,
@@ -102,10 +105,12 @@ lks_status lks_look_read(lks_look *out, const lks_hosts *hosts, const bool *usab
     LKS_TRY(LKS_NEW_ARRAY(&t.found, (size_t)ranks));
     read_hosts(&t, out, hosts, usable, per_slot);
     out->gone = t.count + t.hidden < ranks;
-    if (out->gone && !out->silent)
+    if (out->gone && !out->silent) {
         out->rank = lowest_missing(&t);
+        out->missing = ranks - t.count;
+    }
     if (out->rank >= 0 && t.in_order)
-        out->host = host_of(out->rank, hosts, usable, per_slot, ranks);
+        name_hosts(&t, out, hosts, usable, per_slot);
     lks_memory_free(t.found);
     return LKS_OK;
 }

@@ -99,6 +99,18 @@ static bool mpirun_is_stopped(const lks_supervisor *s)
     return state == 'T';
 }
 
+/* Ranks whose neighbour is gone may end soon after it. */
+static void tell_missing(const lks_supervisor *s, const lks_look *look, lks_text *cause)
+{
+    const char *on = look->on.length ? " on " : "", *hosts = look->on.length ? look->on.data : "";
+    if (look->missing == 1)
+        lks_text_append(cause, "rank %d%s%s has ended without a word to mpirun", look->rank, on,
+                        hosts);
+    else
+        lks_text_append(cause, "%d of %d ranks%s%s have ended, and mpirun goes on", look->missing,
+                        s->ranks, on, hosts);
+}
+
 static void tell_cause(const lks_supervisor *s, const lks_look *look, lks_text *cause)
 {
     if (look->frozen)
@@ -107,8 +119,7 @@ static void tell_cause(const lks_supervisor *s, const lks_look *look, lks_text *
     else if (mpirun_is_stopped(s))
         lks_text_append(cause, "mpirun is stopped (SIGSTOP)");
     else if (look->rank >= 0)
-        lks_text_append(cause, "rank %d%s%s has ended without a word to mpirun", look->rank,
-                        look->host ? " on " : "", look->host ? look->host->name : "");
+        tell_missing(s, look, cause);
     else if (look->silent)
         lks_text_append(cause, "no step ends and host %s does not answer", look->silent->name);
     else
@@ -125,29 +136,35 @@ static bool hangs(lks_supervisor *s, const lks_look *look)
     return true;
 }
 
-/* All hosts have answered, or had their time. */
-static bool judge(lks_supervisor *s, double quiet)
+static bool is_proof(lks_supervisor *s, const lks_look *look, double quiet)
 {
-    lks_look look;
-    if (lks_look_read(&look, &s->hosts, s->usable, s->per_slot, s->ranks) != LKS_OK)
-        return false;
-    s->whole = s->whole || (!look.gone && !look.silent);
+    s->whole = s->whole || (!look->gone && !look->silent);
     if (s->meeting) {
         lks_log_verbose("launch: %s", s->whole ? "all ranks are seen" : "not all ranks are seen");
         s->meeting = false;
         return false;
     }
     s->stopped_looks = mpirun_is_stopped(s) ? s->stopped_looks + 1 : 0;
-    s->silent_looks = look.silent ? s->silent_looks + 1 : 0;
-    if (!look.gone || !s->whole)
+    s->silent_looks = look->silent ? s->silent_looks + 1 : 0;
+    if (!look->gone || !s->whole)
         s->gone_ns = 0;
     else if (!s->gone_ns)
         s->gone_ns = lks_clock_ns();
-    return (look.frozen || s->stopped_looks > 1 ||
-            (s->gone_ns && lks_clock_seconds_since(s->gone_ns) > gone_seconds) ||
-            (s->silent_looks > 1 &&
-             quiet > larger(silent_seconds, silent_steps * lks_pace_usual(&s->pace)))) &&
-           hangs(s, &look);
+    return look->frozen || s->stopped_looks > 1 ||
+           (s->gone_ns && lks_clock_seconds_since(s->gone_ns) > gone_seconds) ||
+           (s->silent_looks > 1 &&
+            quiet > larger(silent_seconds, silent_steps * lks_pace_usual(&s->pace)));
+}
+
+/* All hosts have answered, or had their time. */
+static bool judge(lks_supervisor *s, double quiet)
+{
+    lks_look look;
+    if (lks_look_read(&look, &s->hosts, s->usable, s->per_slot, s->ranks) != LKS_OK)
+        return false;
+    bool over = is_proof(s, &look, quiet) && hangs(s, &look);
+    lks_text_release(&look.on);
+    return over;
 }
 
 /* The first look, at the first step, tells whether ranks can be seen at all: where they cannot, in

@@ -152,16 +152,18 @@ START_TEST(test_look)
 {
     static const struct {
         const char *said[3]; /* NULL: no answer */
-        int silent, frozen, rank, host;
+        int silent, frozen, rank, missing;
+        const char *on;
         bool gone;
     } cases[] = {
-        {{"-1 7 S\n0 8 R\n1 9 S\n", "2 8 R\n3 9 R\n", "4 5 S\n"}, -1, -1, -1, -1, false},
-        {{"0 8 R\n1 9 S\n", "2 8 R\n3 9 T\n", "4 5 S\n"}, -1, 1, -1, -1, false},
-        {{"0 8 R\n1 9 S\n", "", "4 5 S\n"}, -1, -1, 2, 1, true},
-        {{"0 8 R\n1 9 S\n", "2 7 R\n2 8 R\n", "4 5 S\n"}, -1, -1, 3, 1, true},
-        {{"0 8 R\n3 9 S\n", "1 7 R\n2 8 R\n", ""}, -1, -1, 4, -1, true}, /* in another order */
-        {{"0 8 R\n1 9 S\n", NULL, "4 5 S\n"}, 1, -1, -1, -1, false},
-        {{"0 8 R\n", NULL, "4 5 S\n"}, 1, -1, -1, -1, true}, /* two at most are on host2 */
+        {{"-1 7 S\n0 8 R\n1 9 S\n", "2 8 R\n3 9 R\n", "4 5 S\n"}, -1, -1, -1, 0, "", false},
+        {{"0 8 R\n1 9 S\n", "2 8 R\n3 9 T\n", "4 5 S\n"}, -1, 1, -1, 0, "", false},
+        {{"0 8 R\n1 9 S\n", "", "4 5 S\n"}, -1, -1, 2, 2, "host2", true},
+        {{"0 8 R\n1 9 S\n", "2 7 R\n2 8 R\n", "4 5 S\n"}, -1, -1, 3, 1, "host2", true},
+        {{"0 8 R\n3 9 S\n", "1 7 R\n2 8 R\n", ""}, -1, -1, 4, 1, "", true}, /* in another order */
+        {{"1 9 S\n", "2 7 R\n3 8 R\n", ""}, -1, -1, 0, 2, "host1, host3", true},
+        {{"0 8 R\n1 9 S\n", NULL, "4 5 S\n"}, 1, -1, -1, 0, "", false},
+        {{"0 8 R\n", NULL, "4 5 S\n"}, 1, -1, -1, 0, "", true}, /* two at most are on host2 */
     };
     const bool usable[] = {true, true, true};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
@@ -176,9 +178,11 @@ START_TEST(test_look)
         ck_assert_int_eq(lks_look_read(&look, &hosts, usable, 1, 5), LKS_OK);
         ck_assert_msg(look.gone == cases[i].gone, "case %zu", i);
         ck_assert_int_eq(look.rank, cases[i].rank);
-        ck_assert_ptr_eq(look.host, cases[i].host < 0 ? NULL : &hosts.items[cases[i].host]);
+        ck_assert_int_eq(look.missing, cases[i].missing);
+        ck_assert_str_eq(look.on.length ? look.on.data : "", cases[i].on);
         ck_assert_ptr_eq(look.silent, cases[i].silent < 0 ? NULL : &hosts.items[cases[i].silent]);
         ck_assert_ptr_eq(look.frozen, cases[i].frozen < 0 ? NULL : &hosts.items[cases[i].frozen]);
+        lks_text_release(&look.on);
         lks_hosts_release(&hosts);
     }
 }
