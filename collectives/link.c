@@ -6,11 +6,13 @@
 
 #include <string.h>
 
-/* Links that come with the cuda device's module, before those of every build. */
-static const char *const cuda_links[] = {"lks_nccl_link_driver", "lks_ipc_link_driver"};
+/* Links of cuda devices, before those of every build; each is in a module, which may be missing. */
+static const struct {
+    const char *name, *module, *symbol;
+} cuda_links[] = {{"nccl", "nccl", "lks_nccl_link_driver"}, {"ipc", "cuda", "lks_ipc_link_driver"}};
 enum { CUDA_LINKS = sizeof cuda_links / sizeof *cuda_links };
 
-/* The link number `index` for this device, NULL where the module has it not. False: there are no more. */
+/* The link number `index` for this device, NULL where its module is missing. False: there are no more. */
 static bool link_at(const lks_link_spec *spec, int index, const lks_link_driver **out)
 {
     const void *symbol = NULL;
@@ -20,7 +22,7 @@ static bool link_at(const lks_link_spec *spec, int index, const lks_link_driver 
         *out = lks_link_drivers[index - (cuda ? CUDA_LINKS : 0)];
         return *out != NULL;
     }
-    if (lks_module_symbol("cuda", cuda_links[index], &symbol) == LKS_OK)
+    if (lks_module_symbol(cuda_links[index].module, cuda_links[index].symbol, &symbol) == LKS_OK)
         *out = symbol;
     return true;
 }
@@ -49,6 +51,8 @@ static lks_status find_link(const char *name, const lks_link_spec *spec, int *in
 {
     bool automatic = strcmp(name, "auto") == 0, alone = lks_comm_size(spec->comm) == 1;
     for (; link_at(spec, *index, out); ++*index) {
+        if (!*out && strcmp(name, cuda_links[*index].name) == 0)
+            return LKS_ERR_USAGE; /* as the module said */
         if (!*out || (automatic && alone && (*out)->alone_by_name))
             continue;
         if (!automatic && strcmp(name, (*out)->name) == 0)

@@ -1,4 +1,5 @@
 #include "collectives/nccl/communicator.h"
+#include "collectives/nccl/cuda_call.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/memory.h"
 #include "runtime/base/threads.h"
@@ -17,15 +18,6 @@ struct lks_nccl {
     bool failed, grouping; /* grouping: between the begin and the end of a group */
     char version[32];
 };
-
-lks_status lks_nccl_cuda_check(cudaError_t error, const char *call)
-{
-    if (error == cudaSuccess)
-        return LKS_OK;
-    (void)cudaGetLastError(); /* else the next launch is told of it, where the link gives way */
-    return LKS_FAIL(LKS_ERR_INTERNAL, "CUDA: %s (%s): %s", cudaGetErrorString(error),
-                    cudaGetErrorName(error), call);
-}
 
 /* --- The end ------------------------------------------------------------------ */
 
@@ -161,7 +153,7 @@ lks_status lks_nccl_wait(lks_nccl *nccl, cudaEvent_t event, const char *doing)
         if (found == cudaSuccess)
             return LKS_OK;
         if (found != cudaErrorNotReady)
-            return lks_nccl_cuda_check(found, "cudaEventQuery");
+            return lks_link_cuda_check(found, "cudaEventQuery");
         (void)cudaGetLastError(); /* not ready is no error that a launch is to be told of */
         LKS_TRY(lks_nccl_poll(nccl));
         if (lks_clock_seconds_since(start) > nccl->timeout_seconds)

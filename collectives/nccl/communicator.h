@@ -39,7 +39,4 @@ lks_status lks_nccl_poll(lks_nccl *nccl) LKS_MUST_CHECK;
 /* The host waits for the event, polling; `doing` as above. */
 lks_status lks_nccl_wait(lks_nccl *nccl, cudaEvent_t event, const char *doing) LKS_MUST_CHECK;
 
-lks_status lks_nccl_cuda_check(cudaError_t error, const char *call) LKS_MUST_CHECK;
-#define LKS_NCCL_CUDA(call) LKS_TRY(lks_nccl_cuda_check((call), #call))
-
 #endif

@@ -5,7 +5,7 @@
  * hosts makes sure that it was recorded. That nothing is overwritten too early follows from the step's exchange: its numbers
  * come after the sums, and no rank goes on before it has everybody's.
  */
-#include "collectives/nccl/communicator.h"
+#include "collectives/nccl/cuda_call.h"
 #include "collectives/shard.h"
 #include "kernels/cuda_stream.h"
 #include "runtime/base/clock.h"
@@ -50,27 +50,27 @@ static lks_status ipc_allocate(ipc_link *link)
     LKS_TRY(LKS_NEW_ARRAY(&link->peers, (size_t)link->shard.size));
     LKS_TRY(lks_shard_allocate(&link->shard, IPC_PIECE));
     unsigned flags = cudaEventDisableTiming | cudaEventInterprocess;
-    LKS_NCCL_CUDA(cudaEventCreateWithFlags(&link->summable, flags));
-    LKS_NCCL_CUDA(cudaEventCreateWithFlags(&link->updated, flags));
+    LKS_LINK_CUDA(cudaEventCreateWithFlags(&link->summable, flags));
+    LKS_LINK_CUDA(cudaEventCreateWithFlags(&link->updated, flags));
     return LKS_OK;
 }
 
 static lks_status ipc_describe(const ipc_link *link, ipc_card *card)
 {
-    LKS_NCCL_CUDA(cudaIpcGetMemHandle(&card->parameters, link->shard.arrays.parameters));
-    LKS_NCCL_CUDA(cudaIpcGetMemHandle(&card->gradients, link->shard.arrays.gradients));
-    LKS_NCCL_CUDA(cudaIpcGetEventHandle(&card->summable, link->summable));
-    LKS_NCCL_CUDA(cudaIpcGetEventHandle(&card->updated, link->updated));
+    LKS_LINK_CUDA(cudaIpcGetMemHandle(&card->parameters, link->shard.arrays.parameters));
+    LKS_LINK_CUDA(cudaIpcGetMemHandle(&card->gradients, link->shard.arrays.gradients));
+    LKS_LINK_CUDA(cudaIpcGetEventHandle(&card->summable, link->summable));
+    LKS_LINK_CUDA(cudaIpcGetEventHandle(&card->updated, link->updated));
     return LKS_OK;
 }
 
 static lks_status ipc_map(ipc_peer *peer, const ipc_card *card)
 {
     unsigned flags = cudaIpcMemLazyEnablePeerAccess;
-    LKS_NCCL_CUDA(cudaIpcOpenMemHandle((void **)&peer->parameters, card->parameters, flags));
-    LKS_NCCL_CUDA(cudaIpcOpenMemHandle((void **)&peer->gradients, card->gradients, flags));
-    LKS_NCCL_CUDA(cudaIpcOpenEventHandle(&peer->summable, card->summable));
-    LKS_NCCL_CUDA(cudaIpcOpenEventHandle(&peer->updated, card->updated));
+    LKS_LINK_CUDA(cudaIpcOpenMemHandle((void **)&peer->parameters, card->parameters, flags));
+    LKS_LINK_CUDA(cudaIpcOpenMemHandle((void **)&peer->gradients, card->gradients, flags));
+    LKS_LINK_CUDA(cudaIpcOpenEventHandle(&peer->summable, card->summable));
+    LKS_LINK_CUDA(cudaIpcOpenEventHandle(&peer->updated, card->updated));
     return LKS_OK;
 }
 
@@ -161,11 +161,11 @@ static lks_status ipc_meet(ipc_link *link, bool updated, double *wait_seconds)
 {
     uint64_t start = lks_clock_ns();
     cudaStream_t stream = lks_cuda_stream(link->shard.spec.device);
-    LKS_NCCL_CUDA(cudaEventRecord(updated ? link->updated : link->summable, stream));
+    LKS_LINK_CUDA(cudaEventRecord(updated ? link->updated : link->summable, stream));
     LKS_TRY(lks_comm_barrier(link->shard.spec.comm));
     for (int r = 0; r < link->shard.size; ++r)
         if (r != link->shard.rank)
-            LKS_NCCL_CUDA(cudaStreamWaitEvent(
+            LKS_LINK_CUDA(cudaStreamWaitEvent(
                 stream, updated ? link->peers[r].updated : link->peers[r].summable, 0));
     *wait_seconds += lks_clock_seconds_since(start);
     return LKS_OK;

@@ -3,6 +3,7 @@
  * What is final is offered bucket by bucket while the backward pass goes on, and brought to its sum (reduce.c). The host
  * gives work and waits for none of it until it settles.
  */
+#include "collectives/nccl/cuda_call.h"
 #include "collectives/nccl/link_private.h"
 #include "kernels/cuda_stream.h"
 #include "runtime/base/log.h"
@@ -55,13 +56,13 @@ done:
 static lks_status open_stream(nccl_link *link)
 {
     int least = 0, greatest = 0;
-    LKS_NCCL_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    LKS_LINK_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
     /* Before the backward pass, which fills the device: a message that waits for a place there is late. */
-    LKS_NCCL_CUDA(cudaStreamCreateWithPriority(&link->stream, cudaStreamNonBlocking, greatest));
+    LKS_LINK_CUDA(cudaStreamCreateWithPriority(&link->stream, cudaStreamNonBlocking, greatest));
     for (int i = 0; i < NCCL_MARKS; ++i)
-        LKS_NCCL_CUDA(cudaEventCreateWithFlags(&link->marks[i], cudaEventDefault));
+        LKS_LINK_CUDA(cudaEventCreateWithFlags(&link->marks[i], cudaEventDefault));
     for (int i = 0; i < NCCL_PACES; ++i)
-        LKS_NCCL_CUDA(cudaEventCreateWithFlags(&link->paces[i], cudaEventDisableTiming));
+        LKS_LINK_CUDA(cudaEventCreateWithFlags(&link->paces[i], cudaEventDisableTiming));
     return LKS_OK;
 }
 
@@ -145,16 +146,16 @@ static lks_status nccl_link_open(void **instance, const lks_link_spec *spec,
 /* The link's stream goes on after what the device was given so far. */
 static lks_status follow_device(nccl_link *link, nccl_mark mark)
 {
-    LKS_NCCL_CUDA(cudaEventRecord(link->marks[mark], lks_cuda_stream(link->shard.spec.device)));
-    LKS_NCCL_CUDA(cudaStreamWaitEvent(link->stream, link->marks[mark], 0));
+    LKS_LINK_CUDA(cudaEventRecord(link->marks[mark], lks_cuda_stream(link->shard.spec.device)));
+    LKS_LINK_CUDA(cudaStreamWaitEvent(link->stream, link->marks[mark], 0));
     return LKS_OK;
 }
 
 /* And the other way round. */
 static lks_status follow_link(nccl_link *link, nccl_mark mark)
 {
-    LKS_NCCL_CUDA(cudaEventRecord(link->marks[mark], link->stream));
-    LKS_NCCL_CUDA(
+    LKS_LINK_CUDA(cudaEventRecord(link->marks[mark], link->stream));
+    LKS_LINK_CUDA(
         cudaStreamWaitEvent(lks_cuda_stream(link->shard.spec.device), link->marks[mark], 0));
     return LKS_OK;
 }
@@ -172,7 +173,7 @@ static lks_status keep_pace(nccl_link *link)
         return LKS_OK;
     cudaEvent_t pace = link->paces[link->offered / PACE % NCCL_PACES];
     LKS_TRY(lks_nccl_wait(link->nccl, pace, "bringing gradients together"));
-    LKS_NCCL_CUDA(cudaEventRecord(pace, link->stream));
+    LKS_LINK_CUDA(cudaEventRecord(pace, link->stream));
     return LKS_OK;
 }
 
@@ -240,7 +241,7 @@ static lks_status add_wait(const nccl_link *link, nccl_mark from, nccl_mark to,
                            double *wait_seconds)
 {
     float milliseconds = 0;
-    LKS_NCCL_CUDA(cudaEventElapsedTime(&milliseconds, link->marks[from], link->marks[to]));
+    LKS_LINK_CUDA(cudaEventElapsedTime(&milliseconds, link->marks[from], link->marks[to]));
     *wait_seconds += 1e-3 * (double)milliseconds;
     return LKS_OK;
 }

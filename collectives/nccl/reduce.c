@@ -5,6 +5,7 @@
  * owner. On the way to rank r the partials of a node are first added by the rank of that node that is in r's column
  * (nodes.h), so that one of them leaves it. With all ranks on one node that is the whole sum.
  */
+#include "collectives/nccl/cuda_call.h"
 #include "collectives/nccl/link_private.h"
 
 /* --- Pieces ------------------------------------------------------------------------------ */

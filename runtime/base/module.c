@@ -23,7 +23,7 @@ static lks_status fail_to_open(const char *name, const char *path, const char *w
     if (strstr(why, missing) && strstr(why, path))
         return LKS_FAIL(
             LKS_ERR_USAGE,
-            "this build has no %s: %s is not there (it is built where the toolkit is found when "
+            "this build has no %s: %s is not there (it is built where its libraries are found when "
             "lockstep is configured)",
             name, path);
     return LKS_FAIL(LKS_ERR_USAGE, "%s cannot be used here: %s", name, why);

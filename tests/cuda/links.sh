@@ -89,6 +89,15 @@ else
   echo 'not tested: ranks on two hosts, since this user may make no UTS namespace'
 fi
 
+# Where NCCL or its module is missing, devices work all the same.
+mkdir without
+ln -s "$LKS_MODULES/liblockstep-cuda.so" without/
+before=(env "LKS_MODULES=$work/without")
+train 2 2 without-nccl --set collectives.link=nccl
+ends 2 without-nccl 'this build has no nccl: .*/without/liblockstep-nccl.so is not there'
+reaches 2 2 without-auto ipc
+before=()
+
 train 2 1 shared --set collectives.link=nccl
 ends 2 shared 'ranks 0 and 1 share GPU-[-0-9a-f]+ on '
 before=(./on_rank 1 LKS_EMULATION_NCCL_VERSION=22703)
