@@ -1,6 +1,6 @@
 #!/bin/bash
-# The module of the cuda device as it was built: what it exports, what it and the program link, what code is in it,
-# and what is said on a machine without a GPU.
+# The module of the cuda device as it was built, and beside it that of NCCL, where there is one: what they export, what they and the
+# program link, what code is in the device's, and what is said on a machine without a GPU.
 #   module.sh LOCKSTEP MAKE_DATA MODULE LIBRARY REPORT...     reports: ptxas's, one per source file
 LOCKSTEP=$1 MAKE_DATA=$2 module=$(realpath "$3") library=$(realpath "$4")
 shift 4
@@ -11,9 +11,17 @@ for i in "${!reports[@]}"; do reports[i]=$(realpath "${reports[i]}"); done
 
 needed() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
 
-exported=$(nm -D --defined-only "$module" | awk '{ print $3 }')
-check "the module exports its driver" grep -qx lks_cuda_device_driver <<<"$exported"
-same "exported besides drivers" "$(grep -cv '^lks_.*_driver$' <<<"$exported" || true)" 0
+exported() { nm -D --defined-only "$1" | awk '{ print $3 }' | sort | xargs; }
+# The drivers of the device and of its link, and what kernels/cuda_stream.h gives links in other modules.
+same "what the module exports" 'lks_cuda_device_driver lks_cuda_stream lks_cuda_use_stream lks_cuda_uuid lks_ipc_link_driver' "$(exported "$module")"
+check "the module does not want NCCL" [ -z "$(needed "$module" | grep nccl)" ]
+nccl=${module%cuda.so}nccl.so
+if [ -e "$nccl" ]; then
+  same "what NCCL's module exports" lks_nccl_link_driver "$(exported "$nccl")"
+  for name in libnccl libcudart liblockstep liblockstep-cuda; do
+    check "NCCL's module links $name" grep -q "^$name\.so" <<<"$(needed "$nccl")"
+  done
+fi
 for name in libcudart libcublasLt liblockstep; do
   check "the module links $name" grep -q "^$name\.so" <<<"$(needed "$module")"
 done
