@@ -34,7 +34,9 @@ static lks_status fail_no_link(const char *name, const lks_link_spec *spec)
     for (int i = 0; link_at(spec, i, &link); ++i)
         if (link)
             lks_text_append(&names, ", %s", link->name);
-    bool of_gpus = !strcmp(name, "nccl") || !strcmp(name, "ipc");
+    bool of_gpus = false;
+    for (int i = 0; i < CUDA_LINKS; ++i)
+        of_gpus = of_gpus || !strcmp(name, cuda_links[i].name);
     lks_status status =
         LKS_FAIL(LKS_ERR_USAGE, "collectives.link \"%s\" %s: there are auto%s", name,
                  of_gpus                ? "joins GPUs and is not here"
