@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define ENV_LIST "OMPI_MCA_mca_base_env_list"
+
 extern char **environ;
 
 /* --- The command line ----------------------------------------------------- */
@@ -90,8 +92,19 @@ static int ranks_on(const lks_mpirun_plan *plan, const bool *usable, bool here)
     return count;
 }
 
+/* The variables of the user's own list too: mpirun takes either a list or options. */
 static void add_exports(command_line *line)
 {
+    const char *list = getenv(ENV_LIST), *delimiter = getenv(ENV_LIST "_delimiter");
+    const char *ends = delimiter && *delimiter ? delimiter : ";";
+    for (const char *at = list ? list : ""; *at;) {
+        size_t length = strcspn(at, ends);
+        if (length) {
+            add(line, "-x");
+            add(line, lks_arena_format(line->arena, "%.*s", (int)length, at));
+        }
+        at += length + (at[length] != '\0');
+    }
     for (char **variable = environ; *variable; ++variable) {
         size_t length = strcspn(*variable, "=");
         if (strncmp(*variable, "LOCKSTEP_", 9) || !(*variable)[length])
@@ -168,7 +181,7 @@ static void child(const lks_mpirun_plan *plan, char **words, int output, pid_t p
     sigprocmask(SIG_SETMASK, plan->signal_mask, NULL);
     prctl(PR_SET_PDEATHSIG, lks_slurm_shield() ? SIGINT : SIGTERM);
     if (getppid() != parent || null < 0 || setenv(LKS_LAUNCH_MARK, plan->mark, 1) ||
-        setenv("TMPDIR", plan->directory, 1))
+        setenv("TMPDIR", plan->directory, 1) || unsetenv(ENV_LIST))
         _exit(127);
     dup2(null, STDIN_FILENO);
     dup2(output, STDERR_FILENO);

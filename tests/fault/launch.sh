@@ -147,6 +147,14 @@ status=0
 "$LOCKSTEP" launch -- predict run >refused.log 2>&1 || status=$?
 same "only train is launched" 2 "$status"
 
+# The user's own list of variables for the ranks, which mpirun does not take beside options.
+status=0
+OMPI_MCA_mca_base_env_list="${OMPI_MCA_mca_base_env_list:-},UNUSED=1,,LOCKSTEP_TRAIN_STEPS=3" OMPI_MCA_mca_base_env_list_delimiter=, \
+  "$LOCKSTEP" launch -- train job.yaml --run listed >listed.log 2>&1 || status=$?
+same "exit status with variables in a list" 0 "$status"
+[ "$status" = 0 ] || tail -n 20 listed.log
+same "the ranks have a listed variable" 3 "$(grep -c grad_norm listed/metrics.jsonl || true)"
+
 # Many at once with one TMPDIR, as the nodes of a cluster may share it: none takes another's new directory for a dead one's.
 printf '#!/bin/sh\nexit 2\n' >mpirun.refuses
 chmod +x mpirun.refuses
