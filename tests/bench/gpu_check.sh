@@ -18,19 +18,35 @@ case "$*" in
   *) echo "a stand-in, 0.0, 1 MiB" ;;
 esac
 SH
+stand_in hang <<'SH'
+#!/bin/bash
+exec 9>>"$SANITIZED.held"
+flock -s 9
+echo $$ >>"$SANITIZED.hang"
+exec sleep 300
+SH
 stand_in compute-sanitizer <<'SH'
 #!/bin/bash
 [ "$1 $3 $4" = "--tool --error-exitcode 9" ] || exit 3
 echo "$2" >>"$SANITIZED"
 case $2 in "$SANITIZER_FINDS") exit 9 ;; esac
-if [ "$2" = "$SANITIZER_HANGS" ]; then
-  exec 9>>"$SANITIZED.held"
-  flock -s 9
-  echo $$ >>"$SANITIZED.hang"
-  exec sleep 300
-fi
+[ "$2" != "$HANGS" ] || exec hang
 shift 4
 exec "$@"
+SH
+# The build: in a folder with nothing but the script.
+mkdir -p tree/scripts
+cp "$gpu_check" tree/scripts
+stand_in meson <<'SH'
+#!/bin/bash
+[ "$1" = setup ] || exit 3
+[ "$HANGS" != setup ] || exec hang
+mkdir "$2"
+SH
+stand_in ninja <<'SH'
+#!/bin/bash
+[ "$HANGS" != ninja ] || exec hang
+echo "a stand-in builds nothing"
 SH
 # gpt_gpu.py MODE STEPS ...: the step of each mode takes as long as its name.
 stand_in python <<'SH'
@@ -38,7 +54,7 @@ stand_in python <<'SH'
 for ((i = 0; i < $3; ++i)); do echo "${#2}.5"; done
 echo "a stand-in, $2, $7" >&2
 SH
-export PATH=$work/bin:$PATH SANITIZED=$work/sanitized SANITIZER_FINDS=nothing SANITIZER_HANGS=nothing
+export PATH=$work/bin:$PATH SANITIZED=$work/sanitized SANITIZER_FINDS=nothing HANGS=nothing
 
 # run NAME STATUS OPTION...: NAME.out is the table.
 run() {
@@ -91,26 +107,29 @@ released() {
   while read -r left; do kill "$left" 2>/dev/null || true; done <sanitized.hang
   return 1
 }
-# stopped SIGNAL STATUS TOOL COUNT: the signal comes while COUNT runs under the tool hang; none of them outlives it.
+# stopped SIGNAL STATUS TOOL COUNT COMMAND...: the signal comes while COUNT of the tool hang; none of them outlives it.
 mkfifo words
 stopped() {
-  local status=0 job
+  local signal=$1 wanted=$2 tool=$3 count=$4 status=0 job
+  shift 4
   rm -f sanitized.hang
-  SANITIZER_HANGS=$3 env --default-signal=INT "$gpu_check" --build "$build" --small --only racecheck >"$1.out" 2>"$1.err" &
+  HANGS=$tool env --default-signal=INT "$@" >"$tool.out" 2>"$tool.err" &
   job=$!
   for ((i = 0; i < 600; ++i)); do
-    [ ! -f sanitized.hang ] || [ "$(wc -l <sanitized.hang)" -lt "$4" ] || break
+    [ ! -f sanitized.hang ] || [ "$(wc -l <sanitized.hang)" -lt "$count" ] || break
     read -r -t 0.1 <>words || true
   done
-  same "$1: under the $3" "$(wc -l <sanitized.hang)" "$4"
-  kill -s "$1" "$job"
+  same "$tool: as many are under way" "$(cat sanitized.hang | wc -l)" "$count"
+  kill -s "$signal" "$job"
   wait "$job" || status=$?
-  same "$1: status" "$status" "$2"
-  check "$1: nothing runs on" released
-  check "$1: nothing is left behind" test -z "$(ls temporary)"
+  same "$tool: status after $signal" "$status" "$wanted"
+  check "$tool: nothing runs on" released
+  check "$tool: nothing is left behind" test -z "$(ls temporary)"
 }
-stopped INT 130 memcheck 1
-stopped TERM 143 racecheck 2
+stopped INT 130 memcheck 1 "$gpu_check" --build "$build" --small --only racecheck
+stopped TERM 143 racecheck 2 "$gpu_check" --build "$build" --small --only racecheck
+stopped TERM 143 setup 1 tree/scripts/gpu-check
+stopped INT 130 ninja 1 tree/scripts/gpu-check
 
 run late 1 --only conformance --seconds 1
 row late 'every op, f32 and bf16: softmax  *not run  no time left'
