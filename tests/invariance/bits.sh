@@ -95,11 +95,17 @@ steps=150
 sed -i "s/steps: 7/steps: $steps/; s/every_steps: 3, keep/every_steps: 50, keep/" job.yaml
 sed -i "s/validate_every_steps: 3/validate_every_steps: 50/" job.yaml
 train 2 straight
-for n in 4 1 3; do
-  answer=$(stopped $n killed)
-  same "$model: a notice at $n ranks is answered with 75" 75 "$answer"
-  [ "$answer" = 75 ] || tail -n 20 killed.log
+# On a machine that stalls, a job may end before its notice is sent: then all stops are tried again, in a new run.
+for attempt in 1 2 3 4 5; do
+  rm -rf killed killed.log
+  for n in 4 1 3; do
+    answer=$(stopped $n killed)
+    [ "$answer" = 75 ] || break
+  done
+  [ "$answer" = 0 ] || break
 done
+same "$model: notices at 4, 1 and 3 ranks are answered with 75 (attempt $attempt, $n ranks)" 75 "$answer"
+[ "$answer" = 75 ] || tail -n 20 killed.log
 train 5 killed
 same "$model: digest after three stops at 4, 1 and 3 ranks" "$(digest straight)" "$(digest killed)"
 same "$model: losses after three stops" "$(losses straight)" "$(losses killed)"
