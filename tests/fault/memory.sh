@@ -39,15 +39,22 @@ exec {never}<> <(:)
 moment() { read -rt 0.01 -u "$never" || true; }
 
 # kill_after STEPS RANKS RUN [PROGRAM]: kill -9 of mpirun and all ranks when there are copies of so many steps
-# more, and the disk has what $on_disk names; the newest step that may be whole in $step.
-on_disk=.
+# more, and the disk has what $on_disk names, and $when holds of the run; the newest step that may be whole in $step.
+on_disk=. when=true
+past_copy() { # RUN: its metrics have a line of a step after the newest copy's
+  local line
+  line=$(tail -n 1 "$1/metrics.jsonl" 2>/dev/null || true)
+  line=${line#*\"step\": }
+  line=${line%%[!0-9]*}
+  [ "${line:-0}" -gt "$step" ]
+}
 kill_after() {
   local goal before asked='' n=$2 run=$3 program=${4:-$LOCKSTEP} process ranks=''
   newest
   before=$step goal=$((step + $1))
   (exec_ranks "$n" "$program" train job.yaml --run "$run" >"$run.log" 2>&1) &
   process=$!
-  while kill -0 $process 2>/dev/null && { [ $step -lt $goal ] || [ ! -e "$run/$on_disk" ]; }; do
+  while kill -0 $process 2>/dev/null && { [ $step -lt $goal ] || [ ! -e "$run/$on_disk" ] || ! $when "$run"; }; do
     moment
     newest
     # At the first copy, when all are there: nothing is to take time when the goal is reached.
@@ -86,7 +93,9 @@ mkdir -p killed/checkpoints/step-00000010
 last=4
 for n in 3 1 5; do
   before=$step
+  when=past_copy
   kill_after 60 $n killed
+  when=true
   check "$last ranks killed after step $before: $n resume from memory" resumed killed "$before"
   check "$last ranks killed: the disk is not looked at" silent killed "passed over"
   last=$n
