@@ -146,6 +146,6 @@ int main(int argc, char **argv)
         return (int)status;
     }
     double unit = copies ? 1e9 : 1e12;
-    printf("%.3f %.3f\n", best / unit, worst / unit);
+    printf("%.4g %.4g\n", best / unit, worst / unit);
     return 0;
 }
