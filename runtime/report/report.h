@@ -33,6 +33,10 @@ typedef struct lks_validation_metrics {
     double seconds;
 } lks_validation_metrics;
 
+/* Puts a copy in the place of every <run>/<name>.jsonl: a start that still has one open, and was stopped between looking
+ * whether the run is still its own and writing, writes where nobody reads. Before lks_report_open. */
+lks_status lks_report_fence(const char *run_directory) LKS_MUST_CHECK;
+
 /* Opens the lines of a start that goes on after step `resume_step` (0: from the
  * beginning) towards step `steps`. In every <run>/<name>.jsonl the lines of steps beyond
  * resume_step move to <run>/undone/<name>-<n>.jsonl, and a torn last line is cut off. */

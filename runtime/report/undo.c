@@ -4,6 +4,7 @@
  * the end of the file, found backwards without reading the rest.
  */
 #include "runtime/report/lines.h"
+#include "runtime/report/report.h"
 
 #include "runtime/base/files.h"
 
@@ -104,36 +105,51 @@ static lks_status undo_apply(int file, const char *path, const undo_cut *cut, si
     return LKS_OK;
 }
 
-static lks_status undo_mapped(const char *run_directory, const char *name, const char *path,
-                              int file, const char *data, size_t bytes, uint64_t resume_step)
+/* One file of lines, mapped; data is "" where there are none. */
+typedef struct undo_lines {
+    const char *run_directory, *name, *path, *data;
+    size_t bytes;
+    int file;
+    uint64_t resume_step;
+} undo_lines;
+
+typedef lks_status undo_visit(const undo_lines *lines);
+
+static lks_status undo_take_back(const undo_lines *l)
 {
-    undo_cut cut = undo_find(data, bytes, resume_step);
-    if (cut.kept == bytes && !cut.unfinished)
+    if (!l->bytes)
+        return LKS_OK;
+    undo_cut cut = undo_find(l->data, l->bytes, l->resume_step);
+    if (cut.kept == l->bytes && !cut.unfinished)
         return LKS_OK;
     if (cut.undone > cut.kept)
-        LKS_TRY(undo_keep(run_directory, name, data + cut.kept, cut.undone - cut.kept));
-    return undo_apply(file, path, &cut, bytes);
+        LKS_TRY(undo_keep(l->run_directory, l->name, l->data + cut.kept, cut.undone - cut.kept));
+    return undo_apply(l->file, l->path, &cut, l->bytes);
 }
 
-static lks_status undo_file(const char *run_directory, const char *name, const char *path,
-                            uint64_t resume_step)
+static lks_status undo_replace(const undo_lines *l)
 {
-    int file = open(path, O_RDWR | O_CLOEXEC);
-    if (file < 0)
-        return LKS_FAIL(LKS_ERR_IO, "%s: open: %s", path, strerror(errno));
+    return lks_files_write_atomically(l->path, l->data, l->bytes);
+}
+
+static lks_status undo_file(undo_visit *visit, undo_lines *l)
+{
+    l->file = open(l->path, O_RDWR | O_CLOEXEC);
+    if (l->file < 0)
+        return LKS_FAIL(LKS_ERR_IO, "%s: open: %s", l->path, strerror(errno));
     struct stat info;
     lks_status status = LKS_OK;
-    if (fstat(file, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0) {
-        size_t bytes = (size_t)info.st_size;
-        char *data = mmap(NULL, bytes, PROT_READ, MAP_SHARED, file, 0);
-        if (data == MAP_FAILED) {
-            status = LKS_FAIL(LKS_ERR_IO, "%s: map: %s", path, strerror(errno));
-        } else {
-            status = undo_mapped(run_directory, name, path, file, data, bytes, resume_step);
-            munmap(data, bytes);
-        }
+    if (fstat(l->file, &info) == 0 && S_ISREG(info.st_mode)) {
+        l->bytes = (size_t)info.st_size;
+        void *data =
+            l->bytes ? mmap(NULL, l->bytes, PROT_READ, MAP_SHARED, l->file, 0) : (void *)"";
+        l->data = data;
+        status = data == MAP_FAILED ? LKS_FAIL(LKS_ERR_IO, "%s: map: %s", l->path, strerror(errno))
+                                    : visit(l);
+        if (l->bytes && data != MAP_FAILED)
+            munmap(data, l->bytes);
     }
-    close(file);
+    close(l->file);
     return status;
 }
 
@@ -143,7 +159,7 @@ static bool undo_is_lines(const char *name)
     return length > ending && strcmp(name + length - ending, ".jsonl") == 0;
 }
 
-lks_status report_undo(const char *run_directory, uint64_t resume_step)
+static lks_status undo_each(const char *run_directory, undo_visit *visit, uint64_t resume_step)
 {
     lks_file_list list;
     LKS_TRY(lks_files_list(run_directory, &list));
@@ -152,10 +168,21 @@ lks_status report_undo(const char *run_directory, uint64_t resume_step)
         if (!undo_is_lines(list.names[i]))
             continue;
         char *path = lks_files_join(run_directory, list.names[i]);
-        status = path ? undo_file(run_directory, list.names[i], path, resume_step)
+        undo_lines lines = {run_directory, list.names[i], path, NULL, 0, -1, resume_step};
+        status = path ? undo_file(visit, &lines)
                       : LKS_FAIL(LKS_ERR_INTERNAL, "%s: no memory", run_directory);
         free(path);
     }
     lks_file_list_release(&list);
     return status;
+}
+
+lks_status report_undo(const char *run_directory, uint64_t resume_step)
+{
+    return undo_each(run_directory, undo_take_back, resume_step);
+}
+
+lks_status lks_report_fence(const char *run_directory)
+{
+    return undo_each(run_directory, undo_replace, 0);
 }

@@ -109,6 +109,8 @@ static lks_status record_on_root(void *user)
     lks_job *job = user;
     lks_run_identity identity = job_identity(job);
     LKS_TRY(lks_run_directory_record(&job->run, &identity, job->step));
+    if (job->request->take_over)
+        LKS_TRY(lks_report_fence(job->request->run_directory));
     return lks_report_open(&job->report, job->request->run_directory, job->step, job->steps);
 }
 

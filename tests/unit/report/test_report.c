@@ -208,6 +208,35 @@ START_TEST(lines_beyond_the_resumed_step_move)
 }
 END_TEST
 
+/* As one that was stopped right before it writes, and goes on when another has taken over. */
+START_TEST(a_fenced_start_writes_where_nobody_reads)
+{
+    lks_report *stopped, *next;
+    ASSERT_OK(lks_report_open(&stopped, folder, 0, 9));
+    for (uint64_t step = 1; step < 4; ++step) {
+        lks_step_metrics metrics = metrics_of(step);
+        ASSERT_OK(lks_report_step(stopped, &metrics, true));
+    }
+    ASSERT_OK(lks_report_line(stopped, "ledger", "{\"step\": 3}"));
+    write_text("empty.jsonl", "");
+    ASSERT_OK(lks_report_fence(folder));
+    ASSERT_OK(lks_report_open(&next, folder, 2, 9));
+    ASSERT_OK(lks_report_line(next, "ledger", "{\"step\": 3, \"of\": \"next\"}"));
+    char *metrics = run_read("metrics.jsonl");
+    ASSERT_OK(lks_report_line(stopped, "ledger", "{\"step\": 4}"));
+    lks_step_metrics late = metrics_of(4);
+    ASSERT_OK(lks_report_step(stopped, &late, true));
+    ASSERT_OK(lks_report_sync(stopped));
+    check_text("ledger.jsonl", "{\"step\": 3, \"of\": \"next\"}\n");
+    check_text("metrics.jsonl", metrics);
+    check_text("empty.jsonl", "");
+    check_text("undone/ledger-1.jsonl", "{\"step\": 3}\n");
+    free(metrics);
+    lks_report_close(stopped);
+    lks_report_close(next);
+}
+END_TEST
+
 START_TEST(a_torn_last_line_is_cut_off)
 {
     static const struct {
@@ -298,6 +327,7 @@ int main(void)
     tcase_add_test(tcase, a_validation_has_its_own_keys);
     tcase_add_test(tcase, lines_append_over_starts);
     tcase_add_test(tcase, lines_beyond_the_resumed_step_move);
+    tcase_add_test(tcase, a_fenced_start_writes_where_nobody_reads);
     tcase_add_test(tcase, a_torn_last_line_is_cut_off);
     tcase_add_test(tcase, lines_wait_for_space_and_are_whole);
     tcase_add_test(tcase, a_missing_run_directory_is_told);
